@@ -1,1 +1,18 @@
-//! placeholder
+//! What goes over the wire: the original's JSON objects, how they are decoded and encoded, and a
+//! client for the node's API.
+//!
+//! Nothing here decides anything; domain types are in `serverledge-core`.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod client;
+mod decode;
+mod wire;
+
+pub use client::{Client, ClientError, Response};
+pub use decode::{DEPTH_MAX, DecodeError, decode, encode, encode_line};
+pub use wire::{
+    AsyncReply, Coordinates, Field, FunctionSpec, InvokeReply, InvokeRequest, Params, PrewarmReply,
+    PrewarmRequest, Problem, Signature, StatusReply,
+};

@@ -1,1 +1,21 @@
-//! placeholder
+//! Every decision of a node, as values: no I/O, no clock, no locks, no logging, no global
+//! randomness. `now` is an argument and answers are values, so that the node, the tests and a
+//! simulator run the same code.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod estimate;
+mod function;
+mod ledger;
+mod scheduler;
+mod time;
+
+pub use estimate::Estimate;
+pub use function::{FunctionName, InvalidName, Language, Runtime};
+pub use ledger::{Ledger, Snapshot};
+pub use scheduler::{
+    Action, CallId, Decision, DropReason, FunctionId, Limits, Outcome, SandboxId, Scheduler,
+    SchedulerConfig,
+};
+pub use time::Timestamp;

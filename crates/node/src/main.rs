@@ -1,2 +1,62 @@
-//! placeholder
-fn main() {}
+//! `serverledge`: the node and its commands.
+//!
+//! `serverledge [CONFIG]` runs a node. The sandbox helper is this program too, started by the node
+//! itself; it must stay single-threaded, so it leaves before anything else is set up.
+
+#![forbid(unsafe_code)]
+
+mod commands;
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A node of the Serverledge function platform.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+struct Arguments {
+    /// Configuration file (default: serverledge-conf.* in /etc/serverledge, $HOME or the working
+    /// directory).
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  serverledge                                       run a node with the default configuration
+  serverledge node.yaml                             run a node with this configuration
+  serverledge dev examples/hello.py -p a:2 -p b:3   deploy a file on a throw-away node and call it
+  serverledge doctor                                what this machine can isolate";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a throw-away node, deploy a function on it, invoke it once and keep serving.
+    Dev(commands::dev::Arguments),
+    /// Print what this machine can isolate, what is missing and how to get it.
+    Doctor,
+    /// Print every configuration key with its default and meaning.
+    Config,
+}
+
+fn main() -> ExitCode {
+    if std::env::args_os().nth(1).as_deref() == Some(OsStr::new("sandbox-helper")) {
+        serverledge_sandbox::helper_main()
+    }
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        None => commands::serve::run(arguments.config.as_deref()),
+        Some(Command::Dev(arguments)) => commands::dev::run(&arguments),
+        Some(Command::Doctor) => return commands::doctor::run(),
+        Some(Command::Config) => commands::config::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("serverledge: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

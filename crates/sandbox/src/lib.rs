@@ -1,1 +1,81 @@
-//! placeholder
+//! Sandboxes: the isolated places in which functions run.
+//!
+//! A [`Backend`] makes sandboxes, a [`Sandbox`] runs calls of one function. Three backends exist:
+//! [`oci`] (built in: namespaces, cgroups, seccomp on the host's own interpreters), [`process`]
+//! (the same shims and wire, no isolation at all) and [`fake`] (in-process, for tests of the node).
+//!
+//! Left out on purpose: which sandbox runs a call and when one is started or destroyed. That is
+//! `serverledge-core`'s business.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod cgroup;
+mod error;
+mod executor;
+pub mod fake;
+mod instance;
+mod log;
+pub mod oci;
+pub mod probe;
+pub mod process;
+mod seccomp;
+mod types;
+mod wire;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use oci::helper_main;
+pub use error::{CallError, CreateError, Exit, ExitCause};
+pub use types::{Call, FunctionError, Reply, SandboxSpec, Shim};
+
+/// A future whose type is erased, so that the traits here can be used as objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A technology that makes sandboxes.
+pub trait Backend: Send + Sync + 'static {
+    /// The name used in configuration and logs, such as `oci`.
+    fn name(&self) -> &'static str;
+
+    /// Makes a sandbox and loads the function into it. The sandbox is ready for calls when this
+    /// returns. On an error, and when the future is dropped early, whatever was started is removed.
+    fn create(&self, spec: SandboxSpec) -> BoxFuture<'_, Result<Arc<dyn Sandbox>, CreateError>>;
+
+    /// Destroys every sandbox of this backend and waits until they are gone. Idempotent.
+    fn shutdown(&self) -> BoxFuture<'_, ()>;
+}
+
+/// A place where one function is loaded and can be called.
+///
+/// Dropping the last `Arc` destroys the sandbox too, in the background.
+pub trait Sandbox: Send + Sync + 'static {
+    /// Runs one call. At most [`SandboxSpec::slots`] calls may run at once; one more is a
+    /// [`CallError::Protocol`]. When the future is dropped before it is done, the slot is lost:
+    /// nobody knows what state the function is in, so destroy the sandbox.
+    fn invoke(&self, call: Call) -> BoxFuture<'_, Result<Reply, CallError>>;
+
+    /// Resolves when the sandbox has ended, by itself or because it was destroyed. May be awaited
+    /// many times, also after the end.
+    fn ended(&self) -> BoxFuture<'_, ExitCause>;
+
+    /// Kills everything in the sandbox and removes what belonged to it. Idempotent. Returns when
+    /// the processes are dead; files and cgroups may be removed a moment later.
+    fn destroy(&self) -> BoxFuture<'_, ()>;
+
+    /// Stops the processes of an idle sandbox, for one whose last call left threads running.
+    fn pause(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Undoes [`Sandbox::pause`]. Must be done before the next call.
+    fn resume(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Locks plain data that is valid between any two statements, so that a panic elsewhere doesn't
+/// spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

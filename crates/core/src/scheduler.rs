@@ -1,0 +1,594 @@
+//! The scheduler: which call runs in which sandbox, which waits, what is started and what goes.
+//!
+//! Events in (`arrive`, `ready`, `complete`, ...), answers out: a [`Decision`] for the call that
+//! arrived, [`Action`]s for the shell to carry out, in order. Resources are reserved when they are
+//! promised, so a decision can't fail later for want of room. Memory is released when a `Destroy`
+//! is ordered: every sandbox has limits of its own, so a late death harms nobody.
+//!
+//! **Start or wait.** A call that finds nothing warm compares the expected wait with the expected
+//! cold start. Estimates can be wrong or missing, so the choice to wait is bounded like ski rental
+//! (Karlin et al., "Competitive snoopy caching", 1988): after waiting for as long as a cold start
+//! takes, a sandbox is started after all. No call does worse than about twice the better choice.
+//!
+//! **Lack of room.** Calls that need a sandbox for which there is no room wait in order of arrival,
+//! across functions: freed room goes to the oldest first, and younger ones don't overtake it.
+
+mod types;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+pub use self::types::{
+    Action, CallId, Decision, DropReason, FunctionId, Limits, Outcome, SandboxId, SchedulerConfig,
+};
+use crate::estimate::Estimate;
+use crate::ledger::{Ledger, Snapshot, micros};
+use crate::time::Timestamp;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Scheduler {
+    config: SchedulerConfig,
+    ledger: Ledger,
+    pools: BTreeMap<FunctionId, Pool>,
+    sandboxes: BTreeMap<SandboxId, Sandbox>,
+    /// Idle sandboxes of all functions, least recently used first.
+    idle: BTreeSet<(Timestamp, SandboxId)>,
+    /// Waiting calls, oldest first.
+    waiting: BTreeMap<CallId, FunctionId>,
+    /// Those among them that wait for room.
+    wanting_room: BTreeSet<CallId>,
+    starting: usize,
+    last_sandbox: u64,
+}
+
+/// One function's sandboxes and waiting calls.
+#[derive(Debug)]
+struct Pool {
+    limits: Limits,
+    cpu: u64,
+    /// Idle, newest last.
+    idle: Vec<SandboxId>,
+    /// Busy, with room for another call.
+    open: Vec<SandboxId>,
+    starting: usize,
+    /// Up and not draining: idle or busy.
+    up: usize,
+    queue: VecDeque<CallId>,
+    estimate: Estimate,
+    retired: bool,
+}
+
+#[derive(Debug)]
+struct Sandbox {
+    function: FunctionId,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum State {
+    /// Its memory is charged as busy, or as warm when it starts for nobody.
+    Starting { began: Timestamp, prewarm: bool },
+    Idle { since: Timestamp },
+    Busy { calls: u32 },
+    /// Takes no more calls and ends with those it has.
+    Draining { calls: u32 },
+}
+
+impl Pool {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            limits: *limits,
+            cpu: micros(limits.cpu),
+            idle: Vec::new(),
+            open: Vec::new(),
+            starting: 0,
+            up: 0,
+            queue: VecDeque::new(),
+            estimate: Estimate::default(),
+            retired: false,
+        }
+    }
+
+    /// Whether the next call should wait for a sandbox that is there or on its way.
+    fn should_wait(&self, cores: usize) -> bool {
+        let ahead = self.queue.len();
+        if self.up + self.starting == 0 {
+            return false;
+        }
+        if self.starting > ahead {
+            return true;
+        }
+        let Some(service) = self.estimate.service() else {
+            // Nothing is known: no more starts at once than cores, which they share.
+            return self.starting >= cores;
+        };
+        let slots = (self.up + self.starting) as f64 * f64::from(self.limits.max_concurrency);
+        let mut wait = service.mul_f64((ahead + 1) as f64 / slots);
+        let cold_start = self.estimate.cold_start();
+        if self.up == 0 {
+            // On average half of the start is over.
+            wait += cold_start / 2;
+        }
+        wait < cold_start
+    }
+
+    fn is_unused(&self) -> bool {
+        self.up == 0 && self.starting == 0 && self.queue.is_empty()
+    }
+}
+
+impl Scheduler {
+    /// With an empty pool.
+    pub fn new(config: SchedulerConfig) -> Self {
+        Self {
+            ledger: Ledger::new(config.memory_mb, config.cpus),
+            config,
+            pools: BTreeMap::new(),
+            sandboxes: BTreeMap::new(),
+            idle: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            wanting_room: BTreeSet::new(),
+            starting: 0,
+            last_sandbox: 0,
+        }
+    }
+
+    /// A call arrives. Calls must have ascending ids. A `patient` call is never dropped for lack of
+    /// room and has no deadline for waiting.
+    pub fn arrive(
+        &mut self,
+        call: CallId,
+        function: FunctionId,
+        limits: &Limits,
+        patient: bool,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) -> Decision {
+        let pool = self.pools.entry(function).or_insert_with(|| Pool::new(limits));
+        // Those that wait already go first.
+        if pool.queue.is_empty()
+            && let Some(sandbox) = self.take_warm(function)
+        {
+            return Decision::Start(sandbox);
+        }
+        let Some(pool) = self.pools.get(&function) else { return Decision::Drop(DropReason::NoRoom) };
+        if !self.ledger.could_ever_fit(pool.limits.memory_mb, pool.cpu) {
+            let Limits { memory_mb, cpu, .. } = pool.limits;
+            return Decision::Drop(DropReason::TooLarge { memory_mb, cpu });
+        }
+        let cold_start = pool.estimate.cold_start();
+        let wait = pool.should_wait(self.config.cores) || self.starting >= self.config.starts_max;
+        if wait && (patient || pool.queue.len() < self.config.wait_capacity) {
+            self.enqueue(call, function);
+        } else if !wait && self.wanting_room.is_empty() && self.fits(function) {
+            self.enqueue(call, function);
+            self.create(function, false, now, actions);
+        } else if patient || self.wanting_room.len() < self.config.queue_capacity {
+            self.enqueue(call, function);
+            self.wanting_room.insert(call);
+        } else {
+            self.forget_if_unused(function);
+            let none = self.config.queue_capacity == 0 && !wait;
+            return Decision::Drop(if none { DropReason::NoRoom } else { DropReason::QueueFull });
+        }
+        let patience = if patient { Duration::MAX } else { self.config.queue_timeout };
+        Decision::Enqueue { rejudge_at: now + cold_start, give_up_at: now + patience }
+    }
+
+    /// A waiting call has waited for as long as a start takes: starts a sandbox if there are fewer
+    /// on their way than calls waiting. Returns when to judge again; `None` if it waits no more.
+    pub fn rejudge(
+        &mut self,
+        call: CallId,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) -> Option<Timestamp> {
+        let function = *self.waiting.get(&call)?;
+        let pool = self.pools.get(&function)?;
+        let again = now + pool.estimate.cold_start();
+        let enough = pool.starting >= pool.queue.len() || self.starting >= self.config.starts_max;
+        if !enough && !self.wanting_room.contains(&call) {
+            if self.wanting_room.is_empty() && self.fits(function) {
+                self.create(function, false, now, actions);
+            } else {
+                self.wanting_room.insert(call);
+            }
+        }
+        Some(again)
+    }
+
+    /// The deadline of a waiting call passed. `true` if it was still waiting; it is forgotten now.
+    pub fn give_up(&mut self, call: CallId, now: Timestamp, actions: &mut Vec<Action>) -> bool {
+        let Some(function) = self.waiting.get(&call).copied() else { return false };
+        if let Some(pool) = self.pools.get_mut(&function) {
+            pool.queue.retain(|waiting| *waiting != call);
+        }
+        self.dequeued(call);
+        self.settle(function, now, actions);
+        true
+    }
+
+    /// A sandbox is up.
+    pub fn ready(&mut self, id: SandboxId, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
+        let State::Starting { began, prewarm } = sandbox.state else { return };
+        let function = sandbox.function;
+        sandbox.state = State::Busy { calls: 0 };
+        self.starting -= 1;
+        let Some(pool) = self.pools.get_mut(&function) else { return };
+        pool.estimate.started(now.since(began));
+        pool.starting -= 1;
+        pool.up += 1;
+        let memory = pool.limits.memory_mb;
+        if prewarm {
+            if pool.queue.is_empty() || !self.ledger.cpu_fits(pool.cpu) {
+                self.ledger.drop_warm(memory);
+                self.ledger.take_warm(memory);
+                self.make_idle(id, function, now);
+                self.settle(function, now, actions);
+                return;
+            }
+            self.ledger.drop_warm(memory);
+            self.ledger.take_busy(memory, pool.cpu);
+        }
+        self.refill(id, now, true, actions);
+        self.settle(function, now, actions);
+    }
+
+    /// A sandbox could not be started. If its function has no other, the calls that waited are
+    /// refused: they counted on this one, and another try would fail alike.
+    pub fn start_failed(&mut self, id: SandboxId, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(function) = self.remove(id) else { return };
+        if let Some(pool) = self.pools.get_mut(&function)
+            && pool.up + pool.starting == 0
+        {
+            for call in std::mem::take(&mut pool.queue) {
+                self.dequeued(call);
+                actions.push(Action::Refuse { call, reason: DropReason::StartFailed });
+            }
+        }
+        self.settle(function, now, actions);
+    }
+
+    /// A call ended after `service` in its sandbox.
+    pub fn complete(
+        &mut self,
+        id: SandboxId,
+        outcome: Outcome,
+        service: Duration,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        // Unknown: it died or was destroyed under the call.
+        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
+        let function = sandbox.function;
+        let Some(pool) = self.pools.get_mut(&function) else { return };
+        if outcome == Outcome::Done {
+            pool.estimate.served(service);
+        }
+        let calls = match &mut sandbox.state {
+            State::Busy { calls } | State::Draining { calls } => {
+                *calls = calls.saturating_sub(1);
+                *calls
+            }
+            _ => return,
+        };
+        if outcome == Outcome::TimedOut && let State::Busy { .. } = sandbox.state {
+            sandbox.state = State::Draining { calls };
+            pool.open.retain(|open| *open != id);
+            pool.up -= 1;
+        }
+        let draining = matches!(sandbox.state, State::Draining { .. });
+        if outcome == Outcome::Broken || (draining && calls == 0) {
+            self.destroy(id, actions);
+        } else if !draining {
+            self.refill(id, now, false, actions);
+        }
+        self.settle(function, now, actions);
+    }
+
+    /// A sandbox ended by itself. Calls it was running are completed by the shell as usual.
+    pub fn died(&mut self, id: SandboxId, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(function) = self.sandboxes.get(&id).map(|sandbox| sandbox.function) else { return };
+        self.destroy(id, actions);
+        self.settle(function, now, actions);
+    }
+
+    /// Starts up to `count` sandboxes that nobody waits for, as many as fit without evicting.
+    pub fn prewarm(
+        &mut self,
+        function: FunctionId,
+        limits: &Limits,
+        count: usize,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) -> Vec<SandboxId> {
+        let pool = self.pools.entry(function).or_insert_with(|| Pool::new(limits));
+        let (memory, cpu) = (pool.limits.memory_mb, pool.cpu);
+        let mut ids = Vec::new();
+        while ids.len() < count
+            && self.ledger.memory_free() >= memory
+            && self.ledger.cpu_fits(cpu)
+        {
+            ids.push(self.create(function, true, now, actions));
+        }
+        self.forget_if_unused(function);
+        ids
+    }
+
+    /// No new calls will come: the revision was replaced or deleted. Idle sandboxes go now, busy
+    /// ones after their calls, and calls that wait are still served.
+    pub fn retire(&mut self, function: FunctionId, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(pool) = self.pools.get_mut(&function) else { return };
+        pool.retired = true;
+        for id in pool.idle.clone() {
+            self.destroy(id, actions);
+        }
+        self.settle(function, now, actions);
+    }
+
+    /// Destroys sandboxes that were idle for longer than the keep-alive.
+    pub fn expire(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        while let Some(&(since, id)) = self.idle.first() {
+            if now.since(since) < self.config.keep_alive {
+                break;
+            }
+            let function = self.sandboxes.get(&id).map(|sandbox| sandbox.function);
+            self.destroy(id, actions);
+            if let Some(function) = function {
+                self.settle(function, now, actions);
+            }
+        }
+    }
+
+    /// Destroys everything and forgets who waits.
+    pub fn drain(&mut self, actions: &mut Vec<Action>) {
+        for id in self.sandboxes.keys().copied().collect::<Vec<_>>() {
+            self.destroy(id, actions);
+        }
+        self.waiting.clear();
+        self.wanting_room.clear();
+        self.pools.clear();
+    }
+
+    /// What is in use.
+    pub fn snapshot(&self) -> Snapshot {
+        self.ledger.snapshot()
+    }
+
+    /// Idle sandboxes of a function.
+    pub fn warm(&self, function: FunctionId) -> usize {
+        self.pools.get(&function).map_or(0, |pool| pool.idle.len())
+    }
+
+    /// A sandbox that can run a call now: a busy one with room first, then the newest idle one.
+    fn take_warm(&mut self, function: FunctionId) -> Option<SandboxId> {
+        let pool = self.pools.get_mut(&function)?;
+        if let Some(&id) = pool.open.last() {
+            let State::Busy { calls } = &mut self.sandboxes.get_mut(&id)?.state else { return None };
+            *calls += 1;
+            if *calls >= pool.limits.max_concurrency {
+                pool.open.pop();
+            }
+            return Some(id);
+        }
+        if !self.ledger.cpu_fits(pool.cpu) {
+            return None;
+        }
+        let id = pool.idle.pop()?;
+        let sandbox = self.sandboxes.get_mut(&id)?;
+        if let State::Idle { since } = sandbox.state {
+            self.idle.remove(&(since, id));
+        }
+        sandbox.state = State::Busy { calls: 1 };
+        if pool.limits.max_concurrency > 1 {
+            pool.open.push(id);
+        }
+        self.ledger.drop_warm(pool.limits.memory_mb);
+        self.ledger.take_busy(pool.limits.memory_mb, pool.cpu);
+        Some(id)
+    }
+
+    /// Gives a busy sandbox with a free slot to the calls that wait; idle if none runs then.
+    fn refill(&mut self, id: SandboxId, now: Timestamp, fresh: bool, actions: &mut Vec<Action>) {
+        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
+        let function = sandbox.function;
+        let State::Busy { mut calls } = sandbox.state else { return };
+        let Some(pool) = self.pools.get_mut(&function) else { return };
+        let mut cold = fresh;
+        while calls < pool.limits.max_concurrency
+            && let Some(call) = pool.queue.pop_front()
+        {
+            calls += 1;
+            self.waiting.remove(&call);
+            self.wanting_room.remove(&call);
+            actions.push(Action::Dispatch { call, sandbox: id, cold });
+            cold = false;
+        }
+        sandbox.state = State::Busy { calls };
+        if calls == 0 {
+            self.ledger.drop_busy(pool.limits.memory_mb, pool.cpu);
+            self.ledger.take_warm(pool.limits.memory_mb);
+            pool.open.retain(|open| *open != id);
+            self.make_idle(id, function, now);
+            if self.pools.get(&function).is_some_and(|pool| pool.retired) {
+                self.destroy(id, actions);
+            }
+        } else if calls < pool.limits.max_concurrency && !pool.open.contains(&id) {
+            pool.open.push(id);
+        } else if calls >= pool.limits.max_concurrency {
+            pool.open.retain(|open| *open != id);
+        }
+    }
+
+    /// The memory of the sandbox must be charged as warm already.
+    fn make_idle(&mut self, id: SandboxId, function: FunctionId, now: Timestamp) {
+        if let Some(sandbox) = self.sandboxes.get_mut(&id) {
+            sandbox.state = State::Idle { since: now };
+        }
+        if let Some(pool) = self.pools.get_mut(&function) {
+            pool.idle.push(id);
+        }
+        self.idle.insert((now, id));
+    }
+
+    /// After any change: idle sandboxes take calls of their function, freed room goes to the oldest
+    /// calls that want it, and nobody is left waiting for a sandbox that will never come.
+    fn settle(&mut self, function: FunctionId, now: Timestamp, actions: &mut Vec<Action>) {
+        self.give_idle_to_waiting(function, actions);
+        let orphaned = self.pools.get(&function).and_then(|pool| {
+            let nothing_comes = pool.up + pool.starting == 0;
+            pool.queue.front().copied().filter(|_| nothing_comes)
+        });
+        self.wanting_room.extend(orphaned);
+        while let Some(&call) = self.wanting_room.first() {
+            let Some(&wanting) = self.waiting.get(&call) else {
+                self.wanting_room.remove(&call);
+                continue;
+            };
+            if self.give_idle_to_waiting(wanting, actions) {
+                continue;
+            }
+            let provided = self.pools.get(&wanting).is_some_and(|p| p.starting >= p.queue.len());
+            if provided {
+                self.wanting_room.remove(&call);
+            } else if self.starting < self.config.starts_max && self.fits(wanting) {
+                self.wanting_room.remove(&call);
+                self.create(wanting, false, now, actions);
+            } else {
+                break;
+            }
+        }
+        self.forget_if_unused(function);
+    }
+
+    /// `true` if a waiting call got a warm sandbox.
+    fn give_idle_to_waiting(&mut self, function: FunctionId, actions: &mut Vec<Action>) -> bool {
+        let mut given = false;
+        while let Some(call) = self.pools.get(&function).and_then(|p| p.queue.front().copied()) {
+            let Some(sandbox) = self.take_warm(function) else { break };
+            if let Some(pool) = self.pools.get_mut(&function) {
+                pool.queue.pop_front();
+            }
+            self.dequeued(call);
+            actions.push(Action::Dispatch { call, sandbox, cold: false });
+            given = true;
+        }
+        given
+    }
+
+    fn enqueue(&mut self, call: CallId, function: FunctionId) {
+        self.waiting.insert(call, function);
+        if let Some(pool) = self.pools.get_mut(&function) {
+            pool.queue.push_back(call);
+        }
+    }
+
+    fn dequeued(&mut self, call: CallId) {
+        self.waiting.remove(&call);
+        self.wanting_room.remove(&call);
+    }
+
+    /// Whether a sandbox of the function can start now, evicting idle ones if need be.
+    fn fits(&self, function: FunctionId) -> bool {
+        self.pools.get(&function).is_some_and(|pool| {
+            self.ledger.cpu_fits(pool.cpu)
+                && pool.limits.memory_mb <= self.evictable() + self.ledger.memory_free()
+        })
+    }
+
+    /// Memory of idle sandboxes. Those that start for nobody are charged as warm, but not evicted.
+    fn evictable(&self) -> u64 {
+        let mut memory = self.ledger.memory_available() - self.ledger.memory_free();
+        for sandbox in self.sandboxes.values().filter(|_| self.starting > 0) {
+            if let State::Starting { prewarm: true, .. } = sandbox.state {
+                memory -= self.pools.get(&sandbox.function).map_or(0, |p| p.limits.memory_mb);
+            }
+        }
+        memory
+    }
+
+    fn create(
+        &mut self,
+        function: FunctionId,
+        prewarm: bool,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) -> SandboxId {
+        self.last_sandbox += 1;
+        let id = SandboxId(self.last_sandbox);
+        let Some(limits) = self.pools.get(&function).map(|pool| pool.limits) else { return id };
+        while self.ledger.memory_free() < limits.memory_mb
+            && let Some(&(_, victim)) = self.idle.first()
+        {
+            self.destroy(victim, actions);
+        }
+        if prewarm {
+            self.ledger.take_warm(limits.memory_mb);
+        } else {
+            self.ledger.take_busy(limits.memory_mb, micros(limits.cpu));
+        }
+        self.starting += 1;
+        if let Some(pool) = self.pools.get_mut(&function) {
+            pool.starting += 1;
+        }
+        let state = State::Starting { began: now, prewarm };
+        self.sandboxes.insert(id, Sandbox { function, state });
+        actions.push(Action::Create { sandbox: id, function });
+        id
+    }
+
+    fn destroy(&mut self, id: SandboxId, actions: &mut Vec<Action>) {
+        if self.remove(id).is_some() {
+            actions.push(Action::Destroy { sandbox: id });
+        }
+    }
+
+    /// Takes a sandbox out of all books.
+    fn remove(&mut self, id: SandboxId) -> Option<FunctionId> {
+        let Sandbox { function, state } = self.sandboxes.remove(&id)?;
+        let pool = self.pools.get_mut(&function)?;
+        let memory = pool.limits.memory_mb;
+        match state {
+            State::Starting { prewarm, .. } => {
+                pool.starting -= 1;
+                self.starting -= 1;
+                if prewarm {
+                    self.ledger.drop_warm(memory);
+                } else {
+                    self.ledger.drop_busy(memory, pool.cpu);
+                }
+            }
+            State::Idle { since } => {
+                pool.up -= 1;
+                pool.idle.retain(|idle| *idle != id);
+                self.idle.remove(&(since, id));
+                self.ledger.drop_warm(memory);
+            }
+            State::Busy { .. } => {
+                pool.up -= 1;
+                pool.open.retain(|open| *open != id);
+                self.ledger.drop_busy(memory, pool.cpu);
+            }
+            State::Draining { .. } => self.ledger.drop_busy(memory, pool.cpu),
+        }
+        Some(function)
+    }
+
+    /// Retired functions, and those that never got a sandbox, leave nothing behind.
+    fn forget_if_unused(&mut self, function: FunctionId) {
+        let unused = self.pools.get(&function).is_some_and(|pool| {
+            let known = pool.estimate.service().is_some();
+            pool.is_unused() && (pool.retired || !known) && !self.drains(function)
+        });
+        if unused {
+            self.pools.remove(&function);
+        }
+    }
+
+    fn drains(&self, function: FunctionId) -> bool {
+        let draining = |s: &Sandbox| matches!(s.state, State::Draining { .. });
+        self.sandboxes.values().any(|sandbox| sandbox.function == function && draining(sandbox))
+    }
+}

@@ -1,0 +1,232 @@
+//! Asynchronous calls: on disk before they are acknowledged, run at least once, kept until polled.
+//!
+//! Only identifiers are held in memory; parameters wait in the store. A call that was accepted and
+//! has no result when the node starts is run (again): a function called this way should be
+//! idempotent. A call that was running at so many crashes that it may be their cause is given up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serverledge_api::InvokeReply;
+use tokio::sync::{Semaphore, mpsc};
+use tracing::{error, warn};
+
+use crate::invoke::{Fault, Invocation, InvokeError, invoke, unix_now};
+use crate::node::Node;
+use crate::store::{Store, StoreError};
+
+/// Limits of asynchronous calls.
+#[derive(Debug, Clone)]
+pub struct AsyncConfig {
+    /// How long a result is kept.
+    pub retention: Duration,
+    /// Accepted calls without a result, at most.
+    pub pending_max: usize,
+    /// Calls run at once, at most.
+    pub concurrency: usize,
+    /// Runs of one call, at most, when the platform is at fault.
+    pub attempts_max: u32,
+}
+
+/// What the store keeps of an accepted call.
+#[derive(Debug, Serialize, Deserialize)]
+struct Accepted {
+    function: String,
+    params: Box<serde_json::value::RawValue>,
+    return_output: bool,
+    accepted_unix: f64,
+}
+
+/// A result as it is kept: the reply, and for a failure its reason.
+#[derive(Debug, Serialize)]
+struct Stored<'a> {
+    #[serde(flatten)]
+    reply: InvokeReply,
+    #[serde(rename = "Error", skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+/// Why a call was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// Too many wait already.
+    #[error("{0} asynchronous calls wait already (async.pending_max)")]
+    TooMany(usize),
+    /// The store refused.
+    #[error("the call could not be written to the store")]
+    Store(#[source] StoreError),
+}
+
+/// Accepts asynchronous calls and runs them.
+pub struct AsyncCalls {
+    config: AsyncConfig,
+    store: Arc<Store>,
+    queue: mpsc::UnboundedSender<Queued>,
+    pending: AtomicUsize,
+}
+
+/// The receiving end of the queue; handed to [`run`].
+pub type Queue = mpsc::UnboundedReceiver<Queued>;
+
+/// A call in the queue.
+#[derive(Debug)]
+pub struct Queued {
+    id: String,
+    recovered: bool,
+}
+
+impl AsyncCalls {
+    /// With the calls that were accepted before the last stop at the head of the queue.
+    pub fn open(config: AsyncConfig, store: Arc<Store>) -> Result<(Self, Queue), StoreError> {
+        // Unbounded, but not without a bound: `pending` is checked before anything is queued.
+        let (queue, receiver) = mpsc::unbounded_channel();
+        let unfinished = store.pending()?;
+        let pending = AtomicUsize::new(unfinished.len());
+        for id in unfinished {
+            let _ = queue.send(Queued { id, recovered: true });
+        }
+        Ok((Self { config, store, queue, pending }, receiver))
+    }
+
+    /// Writes the call to the store; once this returns, it will be run.
+    pub async fn accept(
+        &self,
+        id: &str,
+        function: &str,
+        params: &[u8],
+        return_output: bool,
+    ) -> Result<(), AcceptError> {
+        let before = self.pending.fetch_add(1, Ordering::Relaxed);
+        if before >= self.config.pending_max {
+            self.pending.fetch_sub(1, Ordering::Relaxed);
+            return Err(AcceptError::TooMany(before));
+        }
+        let written = match encode(function, params, return_output) {
+            Ok(record) => self.store.accept_call(id, record).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            self.pending.fetch_sub(1, Ordering::Relaxed);
+            return Err(AcceptError::Store(error));
+        }
+        let _ = self.queue.send(Queued { id: id.to_owned(), recovered: false });
+        Ok(())
+    }
+
+    /// The result of a call, as JSON text.
+    pub fn result(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.result(id)
+    }
+
+    /// Whether the call was accepted and has no result yet.
+    pub fn is_pending(&self, id: &str) -> Result<bool, StoreError> {
+        self.store.is_pending(id)
+    }
+}
+
+fn encode(function: &str, params: &[u8], return_output: bool) -> Result<Vec<u8>, StoreError> {
+    let text = String::from_utf8_lossy(params).into_owned();
+    let record = serde_json::value::RawValue::from_string(text).and_then(|params| {
+        let function = function.to_owned();
+        let accepted = Accepted { function, params, return_output, accepted_unix: unix_now() };
+        serde_json::to_vec(&accepted)
+    });
+    record.map_err(|error| StoreError::encoding(&error))
+}
+
+/// Takes calls from the queue and runs them, `concurrency` at a time, until the node stops.
+pub async fn run(node: Arc<Node>, mut queue: Queue) {
+    let permits = Arc::new(Semaphore::new(node.async_calls.config.concurrency));
+    while let Some(queued) = queue.recv().await {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let node = Arc::clone(&node);
+        tokio::spawn(async move {
+            run_one(&node, queued).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn run_one(node: &Arc<Node>, queued: Queued) {
+    let Queued { id, recovered } = queued;
+    let calls = &node.async_calls;
+    let reply = match attempt(node, &id, recovered).await {
+        Ok(Some(reply)) => reply,
+        // Stays in the store: the next start runs it.
+        Ok(None) => return,
+        Err(error) => {
+            error!(call = id, error = %crate::chain(&error), "asynchronous call stays pending");
+            return;
+        }
+    };
+    let expires = unix_now() + calls.config.retention.as_secs_f64();
+    let mut delay = RETRY_DELAY;
+    while let Err(error) = calls.store.finish_call(&id, reply.clone(), expires as u64).await {
+        warn!(call = id, error = %crate::chain(&error), "result could not be stored; trying again");
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(RETRY_DELAY_MAX);
+    }
+    calls.pending.fetch_sub(1, Ordering::Relaxed);
+}
+
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// Runs the call until it has an answer; `None` when the node stops first.
+async fn attempt(
+    node: &Arc<Node>,
+    id: &str,
+    recovered: bool,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let calls = &node.async_calls;
+    let Some((record, _)) = calls.store.pending_call(id)? else { return Ok(None) };
+    let accepted: Accepted =
+        serde_json::from_slice(&record).map_err(|error| StoreError::encoding(&error))?;
+    let attempts_max = calls.config.attempts_max;
+    // Counted on disk only after a crash: that is when the call itself may be the reason.
+    if recovered && calls.store.attempt_call(id).await? > attempts_max {
+        let reason = format!("given up: the node stopped {attempts_max} times while it ran");
+        return Ok(Some(failure(&reason)));
+    }
+    let mut delay = RETRY_DELAY;
+    let mut attempts = 0;
+    loop {
+        let Some(function) = node.catalog.function(&accepted.function) else {
+            return Ok(Some(failure("the function was deleted before the call ran")));
+        };
+        attempts += 1;
+        let invocation = Invocation {
+            request_id: id.to_owned(),
+            params: accepted.params.get().as_bytes().into(),
+            return_output: accepted.return_output,
+            patient: true,
+            arrival: Instant::now(),
+        };
+        let error = match invoke(node, &function, invocation).await {
+            Ok(report) => {
+                return Ok(Some(stored(Stored { reply: node.reply(report), error: None })));
+            }
+            Err(InvokeError::ShuttingDown) => return Ok(None),
+            Err(error) if node.stopping() => {
+                warn!(call = id, error = %crate::chain(&error), "cut short by the shutdown");
+                return Ok(None);
+            }
+            Err(error) => error,
+        };
+        if error.fault() == Fault::Function || attempts >= attempts_max {
+            return Ok(Some(failure(&crate::chain(&error))));
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(RETRY_DELAY_MAX);
+    }
+}
+
+fn failure(reason: &str) -> Vec<u8> {
+    stored(Stored { reply: InvokeReply::default(), error: Some(reason) })
+}
+
+fn stored(value: Stored<'_>) -> Vec<u8> {
+    serverledge_api::encode(&value)
+}

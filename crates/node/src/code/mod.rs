@@ -1,0 +1,260 @@
+//! The code of functions: archives in files named by their digest, and their contents unpacked.
+//!
+//! Archives come from strangers. They are walked entry by entry and checked whole before anything
+//! is kept ([`archive`], [`tree`]); nothing here runs or interprets what is in them. An archive is
+//! on disk, synced, before [`CodeStore::put`] returns. The unpacked directory is a cache: made at
+//! the first use, moved into place by one rename, thrown away when the machine (not just the node)
+//! was restarted, because it is never synced. All of this is file work: call it off the async
+//! threads.
+
+mod archive;
+mod error;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod unpack;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sha2::{Digest as _, Sha256};
+
+pub use self::error::{CodeError, EntryProblem};
+
+/// What the code of one function may be at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CodeLimits {
+    /// Bytes of all files together, unpacked: `code.size_max`.
+    pub unpacked_bytes_max: u64,
+    /// Files, directories and links together: `code.entries_max`.
+    pub entries_max: usize,
+}
+
+/// SHA-256 of an archive as it was sent; in text, 64 lower-case hexadecimal digits.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(Box<str>);
+
+impl Digest {
+    fn of(archive: &[u8]) -> Self {
+        Self(hex::encode(Sha256::digest(archive)).into())
+    }
+
+    /// Reads what [`Digest::as_str`] wrote.
+    pub fn parse(text: &str) -> Result<Self, CodeError> {
+        let valid = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if valid { Ok(Self(text.into())) } else { Err(CodeError::Digest(text.into())) }
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Digest({})", self.0)
+    }
+}
+
+const ARCHIVE_SUFFIX: &str = ".tar.gz";
+/// Whatever has this prefix was being made when the process ended.
+const TEMPORARY_PREFIX: &str = "tmp-";
+const EMPTY: &str = "empty";
+const BOOT_ID: &str = "boot-id";
+
+/// Code by digest, in one directory. Safe to use from many threads.
+#[derive(Debug)]
+pub struct CodeStore {
+    directory: PathBuf,
+    limits: CodeLimits,
+    temporaries: AtomicU64,
+    /// One lock per digest that is being unpacked, so that a burst of cold starts unpacks once.
+    unpacking: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
+}
+
+impl CodeStore {
+    /// Opens the store in `directory`, which is made if it is missing, and removes what a crash
+    /// left. A directory belongs to one process: the caller sees to that (the `store`'s lock).
+    pub fn open(directory: &Path, limits: CodeLimits) -> Result<Self, CodeError> {
+        // Sandboxed users pass through it to code they were given; they can't list the rest.
+        let made = DirBuilder::new().recursive(true).mode(0o711).create(directory);
+        made.map_err(CodeError::io("creating the directory", directory))?;
+        let store = Self {
+            directory: directory.to_path_buf(),
+            limits,
+            temporaries: AtomicU64::new(0),
+            unpacking: Mutex::default(),
+        };
+        store.clean()?;
+        Ok(store)
+    }
+
+    /// Checks an archive (tar or tar.gz; no bytes at all are no files) and keeps it.
+    pub fn put(&self, tar: &[u8]) -> Result<Digest, CodeError> {
+        let digest = Digest::of(tar);
+        let path = self.archive(&digest);
+        if path.exists() {
+            return Ok(digest);
+        }
+        archive::walk(tar, &self.limits, |_, content| io::copy(content, &mut io::sink()).map(drop))?;
+        let temporary = self.temporary();
+        let written = write_archive(&temporary, tar)
+            .and_then(|()| std::fs::rename(&temporary, &path))
+            .and_then(|()| File::open(&self.directory)?.sync_all());
+        written.map_err(|error| {
+            let _ = std::fs::remove_file(&temporary);
+            CodeError::io("writing the archive", &path)(error)
+        })?;
+        Ok(digest)
+    }
+
+    /// The directory with the contents of an archive, unpacked now if need be. Read-only by
+    /// convention: files are 0644 or 0755 and belong to the node's user.
+    pub fn dir(&self, digest: &Digest) -> Result<PathBuf, CodeError> {
+        let target = self.directory.join(digest.as_str());
+        if target.is_dir() {
+            return Ok(target);
+        }
+        let lock = Arc::clone(self.unpacking().entry(digest.clone()).or_default());
+        let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let unpacked = if target.is_dir() { Ok(()) } else { self.unpack(digest, &target) };
+        drop(guard);
+        self.unpacking().remove(digest);
+        unpacked.map(|()| target)
+    }
+
+    /// A directory with nothing in it, for functions without code.
+    pub fn empty_dir(&self) -> Result<PathBuf, CodeError> {
+        let path = self.directory.join(EMPTY);
+        match unpack::make_directory(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(CodeError::io("creating the directory", &path)(error))
+            }
+            _ => Ok(path),
+        }
+    }
+
+    /// Removes an archive and its directory. Not being there is fine. Sandboxes that still use the
+    /// directory lose their files: remove what nobody runs.
+    pub fn remove(&self, digest: &Digest) -> Result<(), CodeError> {
+        let archive = self.archive(digest);
+        match std::fs::remove_file(&archive) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(CodeError::io("removing", &archive)(error));
+            }
+            _ => {}
+        }
+        self.remove_directory(&self.directory.join(digest.as_str()))
+    }
+
+    /// Everything that is kept, sorted.
+    pub fn digests(&self) -> Result<Vec<Digest>, CodeError> {
+        let mut digests = Vec::new();
+        for name in self.names()? {
+            let stem = name.strip_suffix(ARCHIVE_SUFFIX).unwrap_or(&name);
+            digests.extend(Digest::parse(stem));
+        }
+        digests.sort_unstable();
+        digests.dedup();
+        Ok(digests)
+    }
+
+    fn unpack(&self, digest: &Digest, target: &Path) -> Result<(), CodeError> {
+        let path = self.archive(digest);
+        let file = File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => CodeError::Missing(digest.clone()),
+            _ => CodeError::io("opening", &path)(error),
+        })?;
+        let temporary = self.temporary();
+        let unpacked = unpack::unpack(io::BufReader::new(file), &self.limits, &temporary);
+        let moved = unpacked.and_then(|()| match std::fs::rename(&temporary, target) {
+            // Somebody else was faster, with the same contents.
+            Err(_) if target.is_dir() => self.remove_directory(&temporary),
+            renamed => renamed.map_err(CodeError::io("moving into place", target)),
+        });
+        if moved.is_err() {
+            let _ = std::fs::remove_dir_all(&temporary);
+        }
+        moved
+    }
+
+    /// By a new name first, so that no half-removed directory is ever taken for a whole one.
+    fn remove_directory(&self, path: &Path) -> Result<(), CodeError> {
+        let temporary = self.temporary();
+        match std::fs::rename(path, &temporary) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            renamed => renamed.map_err(CodeError::io("removing", path))?,
+        }
+        std::fs::remove_dir_all(&temporary).map_err(CodeError::io("removing", &temporary))
+    }
+
+    /// Removes half-made things; after a restart of the machine also everything unpacked, since it
+    /// may have reached the disk in part.
+    fn clean(&self) -> Result<(), CodeError> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let marker = self.directory.join(BOOT_ID);
+        let same_boot = !boot.is_empty()
+            && std::fs::read_to_string(&marker).is_ok_and(|former| former == boot);
+        for name in self.names()? {
+            let path = self.directory.join(&name);
+            let unpacked = Digest::parse(&name).is_ok();
+            if name.starts_with(TEMPORARY_PREFIX) || (unpacked && !same_boot) {
+                let is_directory = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+                let removed = match is_directory {
+                    true => std::fs::remove_dir_all(&path),
+                    false => std::fs::remove_file(&path),
+                };
+                removed.map_err(CodeError::io("removing", &path))?;
+            }
+        }
+        std::fs::write(&marker, boot).map_err(CodeError::io("writing", &marker))
+    }
+
+    fn names(&self) -> Result<Vec<String>, CodeError> {
+        let failed = CodeError::io("reading the directory", &self.directory);
+        let entries = std::fs::read_dir(&self.directory)
+            .and_then(|entries| entries.collect::<io::Result<Vec<_>>>())
+            .map_err(failed)?;
+        // Names that aren't UTF-8 aren't ours.
+        Ok(entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    }
+
+    fn archive(&self, digest: &Digest) -> PathBuf {
+        self.directory.join(format!("{digest}{ARCHIVE_SUFFIX}"))
+    }
+
+    fn temporary(&self) -> PathBuf {
+        let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
+        self.directory.join(format!("{TEMPORARY_PREFIX}{number}"))
+    }
+
+    fn unpacking(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<Mutex<()>>>> {
+        self.unpacking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Always compressed: an archive is written once and read rarely.
+fn write_archive(path: &Path, tar: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    if archive::is_gzip(tar) {
+        file.write_all(tar)?;
+    } else {
+        let mut encoder = flate2::write::GzEncoder::new(&mut file, flate2::Compression::fast());
+        encoder.write_all(tar)?;
+        encoder.finish()?;
+    }
+    file.sync_all()
+}

@@ -1,0 +1,113 @@
+//! `serverledge [CONFIG]`: runs a node until it is told to stop.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use serverledge::config::{Config, Isolation, LogFormat};
+use serverledge::node::Node;
+use serverledge_sandbox::Backend;
+use serverledge_sandbox::oci::{OciBackend, OciConfig};
+use serverledge_sandbox::process::ProcessBackend;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+/// Loads the configuration and runs a node in the foreground.
+pub(crate) fn run(explicit: Option<&Path>) -> anyhow::Result<()> {
+    let (config, warnings) = Config::load(explicit, std::env::vars(), &search_dirs())?;
+    init_logging(config.log_format);
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    runtime()?.block_on(async {
+        let listener = listen(&config).await?;
+        serve(config, listener, stop_signal()?).await
+    })
+}
+
+/// Builds the node on the machine's isolation and serves until `shutdown`.
+pub(crate) async fn serve(
+    config: Config,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let backend = backend(&config)?;
+    let (node, queue) = Node::build(config, backend)?;
+    node.run(listener, queue, shutdown).await
+}
+
+/// The listener of the API.
+pub(crate) async fn listen(config: &Config) -> anyhow::Result<TcpListener> {
+    let address = (config.api.host.as_str(), config.api.port);
+    TcpListener::bind(address).await.with_context(|| {
+        format!(
+            "listening on {}:{} (is another node running? api.port chooses another port)",
+            address.0, address.1
+        )
+    })
+}
+
+/// Completes at SIGINT or SIGTERM.
+pub(crate) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        let name = tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        };
+        info!("{name}: finishing what runs, then stopping");
+    })
+}
+
+/// The async runtime. Few threads: the functions need the cores more than the node does.
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads((cores / 2).max(1)).enable_all();
+    builder.build().context("starting the async runtime")
+}
+
+/// Logs on standard error; `RUST_LOG` chooses what.
+pub(crate) fn init_logging(format: LogFormat) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
+    let state_dir = config.storage.path.join("sandboxes");
+    if config.sandbox.isolation == Isolation::Process {
+        warn!("sandbox.isolation is 'process': functions run with the rights of this node");
+        return Ok(ProcessBackend::start(state_dir)?);
+    }
+    let report = serverledge_sandbox::probe::isolation();
+    if !report.can_isolate() {
+        bail!(
+            "this machine cannot isolate functions, and running them without isolation must be \
+             asked for (sandbox.isolation: process)\n{report}"
+        );
+    }
+    for missing in report.missing() {
+        warn!("isolation is not complete: {missing}");
+    }
+    let reaped = serverledge_sandbox::oci::reap(&state_dir)?;
+    if reaped.sandboxes > 0 {
+        info!(sandboxes = reaped.sandboxes, "removed what an earlier run left behind");
+    }
+    Ok(OciBackend::start(OciConfig {
+        process_max: config.sandbox.processes_max,
+        tmp_mb: config.sandbox.tmp_mb,
+        ..OciConfig::new(state_dir)
+    })?)
+}
+
+fn search_dirs() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    [Some("/etc/serverledge".into()), home, Some(".".into())].into_iter().flatten().collect()
+}

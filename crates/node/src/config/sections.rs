@@ -1,0 +1,289 @@
+//! What the rest of the node sees of the configuration. Field docs: meaning, unit, default.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serverledge_core::Language;
+
+use crate::code::CodeLimits;
+
+/// Everything that can be set.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Config {
+    /// The HTTP API: `api.*`.
+    pub api: Api,
+    /// Where data is kept: `storage.*`.
+    pub storage: Storage,
+    /// How functions are isolated: `sandbox.*`.
+    pub sandbox: Sandbox,
+    /// The pool of sandboxes: `container.*`.
+    pub container: Container,
+    /// Periodic cleaning: `janitor.*`.
+    pub janitor: Janitor,
+    /// Who waits, and how long: `scheduler.*`.
+    pub scheduler: Scheduler,
+    /// Limits of calls: `function.*`.
+    pub function: Function,
+    /// Limits of code: `code.*`.
+    pub code: Code,
+    /// Asynchronous calls: `async.*`.
+    pub async_calls: Async,
+    /// Stopping: `shutdown.*`.
+    pub shutdown: Shutdown,
+    /// Who this node is: `registry.*`.
+    pub registry: Registry,
+    /// Runtimes added or changed, by name in lower case: `runtime.<name>.*`.
+    pub runtimes: BTreeMap<String, RuntimeConfig>,
+    /// `log.format`; text.
+    pub log_format: LogFormat,
+}
+
+/// The HTTP API.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Api {
+    /// Address or name to listen on; 127.0.0.1.
+    pub host: String,
+    /// Port to listen on, 0 = any that is free; 1323.
+    pub port: u16,
+    /// Listening where others can reach the API is meant; false.
+    pub insecure: bool,
+    /// Largest body of an invocation, bytes; 16 MiB.
+    pub body_max: usize,
+    /// Largest body of a registration, bytes; 128 MiB.
+    pub create_body_max: usize,
+    /// Connections at once; 1000.
+    pub connections_max: usize,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".into(),
+            port: 1323,
+            insecure: false,
+            body_max: 16 << 20,
+            create_body_max: 128 << 20,
+            connections_max: 1000,
+        }
+    }
+}
+
+/// Where data is kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Storage {
+    /// Directory; /var/lib/serverledge for root, in the XDG data directory otherwise.
+    pub path: PathBuf,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { path: "/var/lib/serverledge".into() }
+    }
+}
+
+/// How functions are kept apart from the machine and each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// The best that this node has; refuses to start if that is none.
+    #[default]
+    Auto,
+    /// Namespaces, cgroups and filters of the kernel.
+    Builtin,
+    /// None: processes with the rights of the node.
+    Process,
+}
+
+/// How functions are isolated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sandbox {
+    /// By what means; auto.
+    pub isolation: Isolation,
+    /// Processes and threads in a sandbox, beside one for each call it may serve at once; 64.
+    pub processes_max: u32,
+    /// Size of a sandbox's `/tmp`, MiB; 64.
+    pub tmp_mb: u64,
+    /// How long a sandbox may take to start and load its function; 30 s.
+    pub start_timeout: Duration,
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self {
+            isolation: Isolation::Auto,
+            processes_max: 64,
+            tmp_mb: 64,
+            start_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The pool of sandboxes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Container {
+    /// Memory for all sandboxes, MiB; 1024.
+    pub pool_memory_mb: u64,
+    /// Cores for all sandboxes; as many as there are.
+    pub pool_cpus: f64,
+    /// How long a sandbox may be idle; 600 s.
+    pub expiration: Duration,
+}
+
+impl Default for Container {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            pool_memory_mb: 1024,
+            pool_cpus: cores as f64,
+            expiration: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Periodic cleaning.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Janitor {
+    /// How often; 30 s.
+    pub interval: Duration,
+}
+
+impl Default for Janitor {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(30) }
+    }
+}
+
+/// Who waits, and how long.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scheduler {
+    /// Name of the policy; default.
+    pub policy: String,
+    /// Calls that may wait for room; 0.
+    pub queue_capacity: usize,
+    /// How long a call may wait; 30 s.
+    pub queue_timeout: Duration,
+    /// Calls that may wait because that is faster than a cold start; 1000.
+    pub wait_capacity: usize,
+    /// Sandboxes started at once; 16.
+    pub starts_max: usize,
+}
+
+impl Default for Scheduler {
+    fn default() -> Self {
+        Self {
+            policy: "default".into(),
+            queue_capacity: 0,
+            queue_timeout: Duration::from_secs(30),
+            wait_capacity: 1000,
+            starts_max: 16,
+        }
+    }
+}
+
+/// Limits of calls.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Function {
+    /// How long a call may run if its function doesn't say; 60 s.
+    pub timeout: Duration,
+    /// The longest a function may say; 900 s.
+    pub timeout_max: Duration,
+}
+
+impl Default for Function {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(60), timeout_max: Duration::from_secs(900) }
+    }
+}
+
+/// Limits of code.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Code {
+    /// Bytes of one function's code, unpacked; 256 MiB.
+    pub size_max: u64,
+    /// Files, directories and links of one function's code; 20,000.
+    pub entries_max: usize,
+}
+
+impl Code {
+    /// For the code store.
+    pub fn limits(&self) -> CodeLimits {
+        CodeLimits { unpacked_bytes_max: self.size_max, entries_max: self.entries_max }
+    }
+}
+
+impl Default for Code {
+    fn default() -> Self {
+        Self { size_max: 256 << 20, entries_max: 20_000 }
+    }
+}
+
+/// Asynchronous calls.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Async {
+    /// How long results are kept; 1800 s.
+    pub retention: Duration,
+    /// Accepted calls without a result; 100,000.
+    pub pending_max: usize,
+    /// Calls run at once; 64.
+    pub concurrency: usize,
+    /// Attempts at one call; 5.
+    pub attempts_max: u32,
+}
+
+impl Default for Async {
+    fn default() -> Self {
+        Self {
+            retention: Duration::from_secs(1800),
+            pending_max: 100_000,
+            concurrency: 64,
+            attempts_max: 5,
+        }
+    }
+}
+
+/// Stopping.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shutdown {
+    /// How long running calls may take to end; 10 s.
+    pub drain: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { drain: Duration::from_secs(10) }
+    }
+}
+
+/// Who this node is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registry {
+    /// Its area; ROME.
+    pub area: String,
+    /// Its key; made at the first start and kept.
+    pub node_id: Option<String>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self { area: "ROME".into(), node_id: None }
+    }
+}
+
+/// A runtime added or changed.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RuntimeConfig {
+    /// Its interpreter, if not the language's usual one.
+    pub path: Option<PathBuf>,
+    /// Its language, if the name doesn't tell.
+    pub language: Option<Language>,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,169 @@
+//! Statuses, decided last and in one place: what went wrong, as the caller sees it.
+//!
+//! Where the original's clients know a body (`Function unknown`), it is kept to the letter. All
+//! other errors are `application/problem+json` (RFC 9457): what was wrong, where, what to do.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::header::{HeaderValue, RETRY_AFTER};
+use serverledge_api::{DecodeError, Problem};
+use serverledge_core::DropReason;
+use serverledge_sandbox::CreateError;
+use tracing::error;
+
+use super::{JSON, Reply, TEXT, reply};
+use crate::async_calls::AcceptError;
+use crate::code::CodeError;
+use crate::invoke::InvokeError;
+use crate::store::StoreError;
+
+/// Everything a request can fail with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("no such path")]
+    NotFound,
+    #[error("method not allowed")]
+    MethodNotAllowed,
+    #[error("the request body is larger than {0} bytes")]
+    BodyTooLarge(usize),
+    #[error("the request body did not arrive within {0:?}")]
+    BodyTimeout(Duration),
+    #[error("the request body could not be read: {0}")]
+    BodyUnreadable(String),
+    #[error("{0}")]
+    Decode(#[from] DecodeError),
+    #[error("{what}")]
+    Invalid { what: String, hint: &'static str },
+    #[error("Invalid memory limit")]
+    InvalidMemory,
+    #[error("Invalid runtime.")]
+    InvalidRuntime,
+    #[error("the function '{0}' exists already")]
+    Exists(String),
+    #[error("Function unknown")]
+    UnknownFunction,
+    #[error("Unknown function")]
+    UnknownDeletion,
+    #[error("no result of '{id}'{}", if *.pending { " yet" } else { "" })]
+    NoResult { id: String, pending: bool },
+    #[error("the code was refused")]
+    Code(#[source] CodeError),
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    #[error("the call was not accepted")]
+    Accept(#[from] AcceptError),
+    #[error("{error}")]
+    Invoke { request_id: String, error: InvokeError },
+}
+
+impl ApiError {
+    /// The reply for the caller; what only the operator can mend goes to the log as well.
+    pub(crate) fn into_reply(self) -> Reply {
+        match self {
+            Self::NotFound => message(StatusCode::NOT_FOUND, "Not Found"),
+            Self::MethodNotAllowed => {
+                message(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+            }
+            Self::InvalidRuntime | Self::UnknownFunction | Self::UnknownDeletion => {
+                reply(StatusCode::NOT_FOUND, TEXT, self.to_string())
+            }
+            Self::InvalidMemory => {
+                reply(StatusCode::UNPROCESSABLE_ENTITY, TEXT, self.to_string())
+            }
+            Self::Invoke { request_id, error } => invoke_failure(request_id, &error),
+            other => {
+                let problem = other.problem();
+                if problem.status >= 500 {
+                    error!(error = crate::chain(&other), "request failed");
+                }
+                problem_reply(&problem)
+            }
+        }
+    }
+
+    fn problem(&self) -> Problem {
+        let (status, title, hint) = match self {
+            Self::BodyTooLarge(_) => (413, "body too large", "see api.body_max"),
+            Self::BodyTimeout(_) => (408, "request timeout", ""),
+            Self::BodyUnreadable(_) => (400, "unreadable body", ""),
+            Self::Decode(_) => (400, "malformed request", ""),
+            Self::Invalid { hint, .. } => (400, "invalid request", *hint),
+            Self::Exists(_) => (409, "function exists", "use /update to replace it"),
+            Self::NoResult { pending: true, .. } => (404, "not finished", "poll again later"),
+            Self::NoResult { .. } => {
+                (404, "unknown request", "results are kept for async.retention seconds")
+            }
+            Self::Code(error) if error.is_caller() => {
+                (400, "invalid code", "TarFunctionCode is the base64 of a tar archive")
+            }
+            Self::Accept(AcceptError::TooMany(_)) => (429, "too many calls", "try again later"),
+            _ => (503, "storage failure", "the node's log says more; check its disk"),
+        };
+        let mut problem = Problem::new(status, title, crate::chain(self));
+        problem.hint = (!hint.is_empty()).then(|| hint.to_owned());
+        problem
+    }
+}
+
+/// The JSON that the original's HTTP library answers by itself.
+fn message(status: StatusCode, text: &str) -> Reply {
+    reply(status, JSON, format!("{{\"message\":\"{text}\"}}\n"))
+}
+
+fn invoke_failure(request_id: String, error: &InvokeError) -> Reply {
+    let (status, title) = match error {
+        InvokeError::Dropped(_) => (429, "no room"),
+        InvokeError::ShuttingDown => (503, "shutting down"),
+        InvokeError::TimedOut(_) => (504, "time limit exceeded"),
+        InvokeError::Function(_) => (500, "function failed"),
+        InvokeError::Died(_) => (500, "function died"),
+        InvokeError::Protocol(_) => (500, "function misbehaved"),
+        InvokeError::StartFailed(_) => (500, "start failed"),
+        InvokeError::Internal => (500, "internal error"),
+    };
+    let mut problem = Problem::new(status, title, crate::chain(error));
+    problem.request_id = Some(request_id);
+    problem.hint = hint(error).map(str::to_owned);
+    problem.stack = stack(error);
+    let mut reply = problem_reply(&problem);
+    if matches!(error, InvokeError::Dropped(reason) if !matches!(reason, DropReason::TooLarge { .. }))
+    {
+        reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    reply
+}
+
+fn hint(error: &InvokeError) -> Option<&'static str> {
+    match error {
+        InvokeError::Dropped(DropReason::TooLarge { .. }) => {
+            Some("lower the function's memory or CPU, or enlarge container.pool.memory / .cpus")
+        }
+        InvokeError::Dropped(_) => {
+            Some("try again later, or let calls wait: scheduler.queue.capacity")
+        }
+        InvokeError::TimedOut(_) => Some("raise the function's TimeoutSeconds (--timeout)"),
+        InvokeError::Died(_) => Some("raise the function's memory if that is what it lacked"),
+        _ => None,
+    }
+}
+
+fn stack(error: &InvokeError) -> Option<String> {
+    let failure = match error {
+        InvokeError::Function(failure) => failure,
+        InvokeError::StartFailed(start) => match &**start {
+            CreateError::Load(failure) => failure,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    debug_assert!(error.source().is_none() || matches!(error, InvokeError::StartFailed(_)));
+    (!failure.stack.is_empty()).then(|| failure.stack.clone())
+}
+
+fn problem_reply(problem: &Problem) -> Reply {
+    const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    reply(status, PROBLEM, serverledge_api::encode_line(problem))
+}

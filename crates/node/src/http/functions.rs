@@ -1,0 +1,168 @@
+//! `/create`, `/update`, `/delete`, `/function`.
+
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serverledge_api::FunctionSpec;
+use serverledge_core::{FunctionName, Language};
+use tokio::sync::MutexGuard;
+
+use super::error::ApiError;
+use super::{Body, Reply, json};
+use crate::catalog::FunctionRecord;
+use crate::node::Node;
+
+#[derive(serde::Serialize)]
+struct Created<'a> {
+    #[serde(rename = "Created")]
+    name: &'a str,
+}
+
+#[derive(serde::Serialize)]
+struct Deleted<'a> {
+    #[serde(rename = "Deleted")]
+    name: &'a str,
+}
+
+/// Registers a function; with `update`, replaces it if it exists.
+///
+/// The reply is sent once the function is on disk and every later call runs the new code.
+pub(super) async fn register(
+    node: &Arc<Node>,
+    body: Body,
+    update: bool,
+) -> Result<Reply, ApiError> {
+    let spec: FunctionSpec = serverledge_api::decode(&body.read().await?)?;
+    let _guard = lock(node, &spec.name).await;
+    // In the original's order, so that a request with two faults gets the same answer.
+    if !update && node.catalog.function(&spec.name).is_some() {
+        return Err(ApiError::Exists(spec.name));
+    }
+    let record = check(node, &spec)?;
+    let code = store_code(node, spec.code).await?;
+    let record = FunctionRecord { code, ..record };
+    let name = record.name.clone();
+    let bytes = serde_json::to_vec(&record)
+        .map_err(|error| crate::store::StoreError::encoding(&error))?;
+    let function = node.function(record).ok_or(ApiError::InvalidRuntime)?;
+    node.store.put_function(&name, bytes).await?;
+    if let Some(former) = node.catalog.insert(Arc::new(function)) {
+        node.pool.retire(&former);
+    }
+    Ok(json(&Created { name: &name }))
+}
+
+/// Removes a function and its sandboxes.
+pub(super) async fn delete(node: &Arc<Node>, body: Body) -> Result<Reply, ApiError> {
+    let spec: FunctionSpec = serverledge_api::decode(&body.read().await?)?;
+    let _guard = lock(node, &spec.name).await;
+    if node.catalog.function(&spec.name).is_none() {
+        return Err(ApiError::UnknownDeletion);
+    }
+    node.store.delete_function(&spec.name).await?;
+    if let Some(former) = node.catalog.remove(&spec.name) {
+        node.pool.retire(&former);
+    }
+    Ok(json(&Deleted { name: &spec.name }))
+}
+
+/// All names.
+pub(super) fn list(node: &Node) -> Reply {
+    let names = node.catalog.names();
+    json(&names.iter().map(|name| &**name).collect::<Vec<&str>>())
+}
+
+/// Checks and normalises what was sent; the code is stored separately.
+fn check(node: &Node, spec: &FunctionSpec) -> Result<FunctionRecord, ApiError> {
+    let runtime = node.runtime(&spec.runtime).ok_or(ApiError::InvalidRuntime)?;
+    if !matches!(runtime.language, Language::Python | Language::Node) {
+        return Err(ApiError::Invalid {
+            what: format!("no backend of this node runs the runtime '{}'", spec.runtime),
+            hint: "use a Python or Node.js runtime",
+        });
+    }
+    let memory_mb = u64::try_from(spec.memory_mb).unwrap_or(0);
+    if memory_mb < 1 {
+        return Err(ApiError::InvalidMemory);
+    }
+    let invalid = |what: String, hint| ApiError::Invalid { what, hint };
+    FunctionName::new(&spec.name).map_err(|error| invalid(format!("field `Name`: {error}"), ""))?;
+    if !(0.0..=CPU_MAX).contains(&spec.cpu_demand) {
+        let what = format!("field `CPUDemand`: {} is not a number of cores", spec.cpu_demand);
+        return Err(invalid(what, "0 means no limit"));
+    }
+    if spec.handler.len() > HANDLER_MAX || spec.handler.contains('\0') {
+        return Err(invalid("field `Handler`: too long, or with a NUL character".into(), ""));
+    }
+    let timeout_max = node.config.function.timeout_max;
+    let timeout_seconds = spec.timeout_seconds.filter(|seconds| *seconds != 0.0);
+    let fits = |seconds| Duration::try_from_secs_f64(seconds).is_ok_and(|t| t <= timeout_max);
+    if let Some(seconds) = timeout_seconds.filter(|seconds| *seconds < 0.001 || !fits(*seconds)) {
+        let max = timeout_max.as_secs();
+        let what = format!("field `TimeoutSeconds`: {seconds} is not between 0.001 and {max}");
+        return Err(invalid(what, "function.timeout_max is the node's limit"));
+    }
+    let concurrent = u32::try_from(spec.max_concurrency).unwrap_or(1).max(1);
+    Ok(FunctionRecord {
+        name: spec.name.clone(),
+        runtime: spec.runtime.clone(),
+        memory_mb,
+        cpu: spec.cpu_demand,
+        max_concurrency: if runtime.supports_concurrency {
+            concurrent.min(CONCURRENCY_MAX)
+        } else {
+            1
+        },
+        handler: spec.handler.clone(),
+        code: None,
+        custom_image: spec.custom_image.clone(),
+        signature: spec.signature.clone(),
+        timeout_seconds,
+    })
+}
+
+/// Sanity bound of `CPUDemand`, cores.
+const CPU_MAX: f64 = 4096.0;
+
+/// Longest `Handler`, bytes.
+const HANDLER_MAX: usize = 4096;
+
+/// Calls one sandbox serves at once, at most: each has a connection and a thread.
+const CONCURRENCY_MAX: u32 = 128;
+
+/// Writes the code to disk; its digest.
+async fn store_code(node: &Arc<Node>, encoded: String) -> Result<Option<String>, ApiError> {
+    if encoded.is_empty() {
+        return Ok(None);
+    }
+    let node = Arc::clone(node);
+    let store = move || {
+        // Line breaks, as `base64 FILE` prints them, are harmless.
+        let encoded: String = encoded.split_ascii_whitespace().collect();
+        let tar = STANDARD.decode(encoded).map_err(|error| ApiError::Invalid {
+            what: format!("field `TarFunctionCode`: not base64: {error}"),
+            hint: "send the standard base64 of a tar archive",
+        })?;
+        if tar.starts_with(b"http://") || tar.starts_with(b"https://") {
+            return Err(ApiError::Invalid {
+                what: "field `TarFunctionCode`: code by URL is not supported yet".into(),
+                hint: "download the archive and send it",
+            });
+        }
+        node.code.put(&tar).map_err(ApiError::Code)
+    };
+    let digest = tokio::task::spawn_blocking(store).await.map_err(|_| ApiError::Invalid {
+        what: "field `TarFunctionCode`: the archive could not be read".into(),
+        hint: "",
+    })??;
+    Ok(Some(digest.as_str().to_owned()))
+}
+
+async fn lock<'a>(node: &'a Node, name: &str) -> MutexGuard<'a, ()> {
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
+    let index = hash as usize % node.name_locks.len();
+    node.name_locks[index].lock().await
+}

@@ -1,0 +1,154 @@
+//! `/invoke`, `/poll`, `/prewarm`, `/status`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hyper::StatusCode;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use serverledge_api::{
+    AsyncReply, Coordinates, InvokeRequest, PrewarmReply, PrewarmRequest, StatusReply,
+};
+use serverledge_core::Snapshot;
+
+use super::error::ApiError;
+use super::{Body, JSON, Reply, json, path, reply};
+use crate::catalog::Function;
+use crate::invoke::{Invocation, InvokeError, invoke as run, unix_now};
+use crate::node::Node;
+
+const MAB_REQUEST_ID: HeaderName = HeaderName::from_static("serverledge-mab-request-id");
+
+/// Runs a function, or accepts the call to run it later.
+pub(super) async fn invoke(
+    node: &Arc<Node>,
+    raw_name: &str,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Reply, ApiError> {
+    let arrival = Instant::now();
+    let function = function(node, raw_name).ok_or(ApiError::UnknownFunction)?;
+    let body = body.read().await?;
+    let request: InvokeRequest = serverledge_api::decode(&body)?;
+    let params = request.params.as_ref().map_or("null", |params| params.get()).as_bytes();
+    let request_id = node.request_id(&function.record.name);
+
+    let (mut answer, snapshot) = if request.is_async {
+        let name = &function.record.name;
+        let calls = &node.async_calls;
+        calls.accept(&request_id, name, params, request.return_output).await?;
+        (json(&AsyncReply { req_id: request_id }), node.pool.snapshot())
+    } else {
+        let invocation = Invocation {
+            request_id: request_id.clone(),
+            params: params.into(),
+            return_output: request.return_output,
+            patient: false,
+            arrival,
+        };
+        match detached(node, function, invocation).await {
+            Ok(report) => {
+                let snapshot = report.snapshot;
+                (json(&node.reply(report)), snapshot)
+            }
+            Err(error) => {
+                let reply = ApiError::Invoke { request_id, error }.into_reply();
+                (reply, node.pool.snapshot())
+            }
+        }
+    };
+    node_headers(node, snapshot, answer.headers_mut());
+    if let Some(id) = headers.get(MAB_REQUEST_ID) {
+        answer.headers_mut().insert(MAB_REQUEST_ID, id.clone());
+    }
+    Ok(answer)
+}
+
+/// In a task of its own: the server drops a handler whose client went away, and a call that has
+/// begun must still give its sandbox back.
+async fn detached(
+    node: &Arc<Node>,
+    function: Arc<Function>,
+    invocation: Invocation,
+) -> Result<crate::invoke::Report, InvokeError> {
+    let node = Arc::clone(node);
+    let call = tokio::spawn(async move { run(&node, &function, invocation).await });
+    call.await.unwrap_or(Err(InvokeError::Internal))
+}
+
+/// The result of an asynchronous call, byte for byte as it was stored.
+pub(super) fn poll(node: &Node, raw_id: &str) -> Result<Reply, ApiError> {
+    let mut pending = false;
+    for id in path::names(raw_id) {
+        if let Some(result) = node.async_calls.result(&id)? {
+            return Ok(reply(StatusCode::OK, JSON, result));
+        }
+        pending |= node.async_calls.is_pending(&id)?;
+    }
+    let id = path::names(raw_id).last().unwrap_or_default().into_owned();
+    Err(ApiError::NoResult { id, pending })
+}
+
+/// Starts sandboxes ahead of calls.
+pub(super) async fn prewarm(node: &Arc<Node>, body: Body) -> Result<Reply, ApiError> {
+    let request: PrewarmRequest = serverledge_api::decode(&body.read().await?)?;
+    let function = node.catalog.function(&request.function).ok_or(ApiError::UnknownFunction)?;
+    let count = usize::try_from(request.instances).unwrap_or(0);
+    let prewarmed = node.pool.prewarm(&function, count).await;
+    Ok(json(&PrewarmReply { prewarmed: prewarmed as i64 }))
+}
+
+/// What the node has and uses.
+pub(super) fn status(node: &Node) -> Reply {
+    let snapshot = node.pool.snapshot();
+    let mut warm: BTreeMap<String, i64> = BTreeMap::new();
+    for (function, idle) in node.pool.warm() {
+        if node.catalog.function(&function.record.name).is_some() {
+            *warm.entry(function.record.name.clone()).or_default() += idle as i64;
+        }
+    }
+    json(&StatusReply {
+        available_warm_containers: warm,
+        total_memory: snapshot.memory_total as i64,
+        available_memory: snapshot.memory_total.saturating_sub(snapshot.memory_busy) as i64,
+        free_memory: snapshot
+            .memory_total
+            .saturating_sub(snapshot.memory_busy + snapshot.memory_warm)
+            as i64,
+        total_cpu: snapshot.cpu_total,
+        used_cpu: snapshot.cpu_used,
+        coordinates: Coordinates::default(),
+        load_avg: Some(load_average()),
+        last_update_time: unix_now() as i64,
+    })
+}
+
+/// Of the machine over 1, 5 and 15 minutes; -1 where it can't be read.
+fn load_average() -> [f64; 3] {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let mut numbers = text.split(' ').map(|number| number.parse().unwrap_or(-1.0));
+    std::array::from_fn(|_| numbers.next().unwrap_or(-1.0))
+}
+
+fn function(node: &Node, raw_name: &str) -> Option<Arc<Function>> {
+    path::names(raw_name).find_map(|name| node.catalog.function(&name))
+}
+
+/// What the original's load balancer reads from every reply to an invocation.
+fn node_headers(node: &Node, snapshot: Snapshot, headers: &mut HeaderMap) {
+    let free_memory = snapshot.memory_total.saturating_sub(snapshot.memory_busy);
+    let free_cpu = format!("{:.6}", (snapshot.cpu_total - snapshot.cpu_used).max(0.0));
+    let name = HeaderValue::from_str(&node.identity.key);
+    let pairs = [
+        ("serverledge-node-name", name.ok()),
+        ("serverledge-free-mem", Some(HeaderValue::from(free_memory))),
+        ("serverledge-free-cpu", HeaderValue::from_str(&free_cpu).ok()),
+        ("serverledge-timestamp", Some(HeaderValue::from(unix_now() as u64))),
+        ("serverledge-node-arch", Some(HeaderValue::from_static(node.identity.architecture))),
+    ];
+    for (header, value) in pairs {
+        if let Some(value) = value {
+            headers.insert(HeaderName::from_static(header), value);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The composition root: builds every part from the configuration, owns the background tasks and
+//! stops them in order. Parts get what they need through their constructors; there are no globals.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use serverledge_api::InvokeReply;
+use serverledge_core::{FunctionId, Runtime, SchedulerConfig};
+use serverledge_sandbox::Backend;
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::async_calls::{self, AsyncCalls, AsyncConfig, Queue};
+use crate::catalog::{Catalog, Function, FunctionRecord};
+use crate::code::{CodeStore, Digest};
+use crate::config::Config;
+use crate::invoke::Report;
+use crate::launch::Launcher;
+use crate::pool::Pool;
+use crate::store::Store;
+
+/// A running node: the parts that requests use.
+pub struct Node {
+    /// Its configuration.
+    pub config: Config,
+    /// Who it is.
+    pub identity: Identity,
+    /// What functions exist.
+    pub catalog: Catalog,
+    /// Sandboxes.
+    pub pool: Arc<Pool>,
+    /// Asynchronous calls and their results.
+    pub async_calls: AsyncCalls,
+    pub(crate) store: Arc<Store>,
+    pub(crate) code: Arc<CodeStore>,
+    /// Serialises changes of one name (by a hash of it), so that store, code and catalog agree.
+    pub(crate) name_locks: Vec<tokio::sync::Mutex<()>>,
+    last_request: AtomicU64,
+    stopping: AtomicBool,
+}
+
+/// Area and key of a node, as the wire shows them.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// `registry.area`.
+    pub area: String,
+    /// `registry.node.id`, or made at the first start.
+    pub key: String,
+    /// `amd64` or `arm64`.
+    pub architecture: &'static str,
+    /// The last five characters of `(area)key`: part of request ids.
+    suffix: String,
+}
+
+impl Identity {
+    fn new(area: String, key: String) -> Self {
+        let whole = format!("({area}){key}");
+        let from = whole.char_indices().rev().nth(4).map_or(0, |(at, _)| at);
+        let suffix = whole[from..].to_owned();
+        let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+        Self { area, key, architecture, suffix }
+    }
+}
+
+impl Node {
+    /// Builds a node on `backend`. Everything that can fail at start fails here.
+    pub fn build(config: Config, backend: Arc<dyn Backend>) -> anyhow::Result<(Arc<Self>, Queue)> {
+        let path = &config.storage.path;
+        std::fs::create_dir_all(path)
+            .with_context(|| format!("creating the storage directory {}", path.display()))?;
+        let store = Arc::new(Store::open(&path.join("serverledge.redb"))?);
+        let code = Arc::new(CodeStore::open(&path.join("code"), config.code.limits())?);
+        let launcher =
+            Launcher::new(backend, Arc::clone(&code), config.sandbox.start_timeout);
+        let pool = Pool::new(scheduler_config(&config), launcher);
+        let (async_calls, queue) = AsyncCalls::open(async_config(&config), Arc::clone(&store))?;
+        let key = config.registry.node_id.clone().map_or_else(|| node_key(path), Ok)?;
+        let node = Self {
+            identity: Identity::new(config.registry.area.clone(), key),
+            catalog: Catalog::default(),
+            pool,
+            async_calls,
+            store,
+            code,
+            name_locks: std::iter::repeat_with(Default::default).take(NAME_LOCKS).collect(),
+            last_request: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            config,
+        };
+        node.load_catalog()?;
+        Ok((Arc::new(node), queue))
+    }
+
+    /// Serves until `shutdown` completes, then drains and stops everything in order.
+    pub async fn run(
+        self: Arc<Self>,
+        listener: TcpListener,
+        queue: Queue,
+        shutdown: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        let address = listener.local_addr()?;
+        let address_file = self.publish_address(address)?;
+        info!(%address, node = self.identity.key, functions = self.catalog.names().len(), "ready");
+        let janitor = tokio::spawn(janitor(Arc::clone(&self)));
+        let dispatcher = tokio::spawn(async_calls::run(Arc::clone(&self), queue));
+
+        let drain = self.config.shutdown.drain;
+        crate::http::serve(Arc::clone(&self), listener, shutdown, drain).await;
+
+        // New work is refused from here on. Asynchronous calls that are cut short stay in the
+        // store, and the next start runs them.
+        self.stopping.store(true, Ordering::Relaxed);
+        dispatcher.abort();
+        janitor.abort();
+        self.pool.close().await;
+        self.store.close().await;
+        let _ = std::fs::remove_file(address_file);
+        info!("stopped");
+        Ok(())
+    }
+
+    /// Whether the node is on its way out.
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// An identity for a call of `function`, unique on this node.
+    pub fn request_id(&self, function: &str) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let last = self.last_request.fetch_max(now, Ordering::Relaxed);
+        let unique = if now > last {
+            now
+        } else {
+            self.last_request.fetch_add(1, Ordering::Relaxed) + 1
+        };
+        format!("{function}-{}{unique}", self.identity.suffix)
+    }
+
+    /// The wire's reply to a call that went well.
+    pub fn reply(&self, report: Report) -> InvokeReply {
+        InvokeReply {
+            success: true,
+            result: report.result,
+            response_time: report.response.as_secs_f64(),
+            is_warm_start: report.warm,
+            init_time: report.init.as_secs_f64(),
+            queueing_time: report.queueing.as_secs_f64(),
+            offload_latency: 0.0,
+            duration: report.duration.as_secs_f64(),
+            output: report.output,
+            execution_area: self.identity.area.clone(),
+            execution_node: self.identity.key.clone(),
+        }
+    }
+
+    /// A record as a function that can be invoked; `None` for a runtime this node doesn't have.
+    pub(crate) fn function(&self, record: FunctionRecord) -> Option<Function> {
+        let runtime = self.runtime(&record.runtime)?;
+        let configured = self.config.runtimes.get(&record.runtime);
+        let interpreter = configured
+            .and_then(|runtime| runtime.path.clone())
+            .unwrap_or_else(|| PathBuf::from(runtime.language.interpreter()));
+        let limit = &self.config.function;
+        let timeout = record.timeout_seconds.map_or(limit.timeout, Duration::from_secs_f64);
+        Some(Function {
+            id: self.catalog.next_id(),
+            limits: serverledge_core::Limits {
+                memory_mb: record.memory_mb,
+                cpu: record.cpu,
+                max_concurrency: record.max_concurrency,
+            },
+            language: runtime.language,
+            interpreter,
+            timeout: timeout.min(limit.timeout_max),
+            record,
+        })
+    }
+
+    /// The runtime called `name`, from the table or the configuration.
+    pub(crate) fn runtime(&self, name: &str) -> Option<Runtime> {
+        let configured = self.config.runtimes.get(name).and_then(|runtime| runtime.language);
+        configured.map(Runtime::of).or_else(|| Runtime::by_name(name))
+    }
+
+    fn load_catalog(&self) -> anyhow::Result<()> {
+        let mut codes = std::collections::HashSet::new();
+        for (name, bytes) in self.store.functions()? {
+            let record: FunctionRecord = match serde_json::from_slice(&bytes) {
+                Ok(record) => record,
+                Err(error) => {
+                    warn!(function = name, %error, "stored function is unreadable; left out");
+                    continue;
+                }
+            };
+            codes.extend(record.code.clone());
+            match self.function(record) {
+                Some(function) => drop(self.catalog.insert(Arc::new(function))),
+                None => warn!(function = name, "its runtime is no longer configured; left out"),
+            }
+        }
+        // Code whose registration was cut short by a crash.
+        for digest in self.code.digests()? {
+            if !codes.contains(digest.as_str()) {
+                self.remove_code(&digest);
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_code(&self, digest: &Digest) {
+        if let Err(error) = self.code.remove(digest) {
+            warn!(%digest, error = %crate::chain(&error), "code could not be removed");
+        }
+    }
+
+    /// Tells people and scripts where the node listens, which matters with `api.port: 0`.
+    fn publish_address(&self, address: SocketAddr) -> anyhow::Result<PathBuf> {
+        let file = self.config.storage.path.join("api.address");
+        let temporary = file.with_extension("new");
+        std::fs::write(&temporary, format!("{address}\n"))
+            .and_then(|()| std::fs::rename(&temporary, &file))
+            .with_context(|| format!("writing {}", file.display()))?;
+        Ok(file)
+    }
+}
+
+const NAME_LOCKS: usize = 64;
+
+fn scheduler_config(config: &Config) -> SchedulerConfig {
+    SchedulerConfig {
+        memory_mb: config.container.pool_memory_mb,
+        cpus: config.container.pool_cpus,
+        keep_alive: config.container.expiration,
+        queue_capacity: config.scheduler.queue_capacity,
+        wait_capacity: config.scheduler.wait_capacity,
+        queue_timeout: config.scheduler.queue_timeout,
+        starts_max: config.scheduler.starts_max,
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
+fn async_config(config: &Config) -> AsyncConfig {
+    AsyncConfig {
+        retention: config.async_calls.retention,
+        pending_max: config.async_calls.pending_max,
+        concurrency: config.async_calls.concurrency,
+        attempts_max: config.async_calls.attempts_max,
+    }
+}
+
+/// The node's own name, made at its first start and kept beside its data.
+fn node_key(storage: &std::path::Path) -> anyhow::Result<String> {
+    let file = storage.join("node.id");
+    if let Ok(key) = std::fs::read_to_string(&file)
+        && !key.trim().is_empty()
+    {
+        return Ok(key.trim().to_owned());
+    }
+    let mut random = [0_u8; 12];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut source| std::io::Read::read_exact(&mut source, &mut random))
+        .context("reading /dev/urandom")?;
+    let key = format!("node-{}", hex::encode(random));
+    std::fs::write(&file, &key).with_context(|| format!("writing {}", file.display()))?;
+    Ok(key)
+}
+
+/// Every `janitor.interval`: idle sandboxes past their time, expired results, code nobody uses.
+async fn janitor(node: Arc<Node>) {
+    let mut ticks = tokio::time::interval(node.config.janitor.interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        node.pool.expire();
+        if let Err(error) = node.store.sweep(crate::invoke::unix_now() as u64).await {
+            warn!(error = %crate::chain(&error), "expired results could not be removed");
+        }
+        let current = |id: FunctionId, name: &str| {
+            node.catalog.function(name).is_some_and(|function| function.id == id)
+        };
+        for function in node.pool.forget_retired(|f| current(f.id, &f.record.name)) {
+            node.collect_code(function.record.code.as_deref()).await;
+        }
+    }
+}
+
+impl Node {
+    /// Removes code that no function and no sandbox uses any more.
+    async fn collect_code(self: &Arc<Self>, digest: Option<&str>) {
+        let Some(Ok(digest)) = digest.map(Digest::parse) else { return };
+        // Registrations hold one of these locks while they store code and use it.
+        let mut guards = Vec::with_capacity(NAME_LOCKS);
+        for lock in &self.name_locks {
+            guards.push(lock.lock().await);
+        }
+        if !self.catalog.uses_code(digest.as_str()) {
+            let node = Arc::clone(self);
+            let _ = tokio::task::spawn_blocking(move || node.remove_code(&digest)).await;
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! The shell around `core`'s scheduler: it carries out what the scheduler decides.
+//!
+//! One lock guards the scheduler and the tables beside it; it is held for microseconds and never
+//! across an await. Starting and destroying sandboxes happens in tasks of their own, which report
+//! back as events. What is *not* here: any decision. Which sandbox, which victim, whether to wait:
+//! that is `serverledge_core::Scheduler`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serverledge_core::{
+    Action, CallId, Decision, DropReason, FunctionId, Outcome, SandboxId, Scheduler,
+    SchedulerConfig, Snapshot, Timestamp,
+};
+use serverledge_sandbox::{Backend, CreateError, Sandbox};
+use tokio::sync::oneshot;
+use tracing::{debug, warn};
+
+use crate::catalog::Function;
+use crate::launch::Launcher;
+
+/// The node's sandboxes and the calls that wait for one.
+pub struct Pool {
+    state: Mutex<State>,
+    launcher: Launcher,
+    epoch: Instant,
+}
+
+/// Why a call got no sandbox.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Refusal {
+    /// The scheduler dropped it.
+    #[error("{0}")]
+    Dropped(DropReason),
+    /// The sandbox it waited for could not be started.
+    #[error("the function could not be started")]
+    StartFailed(#[source] Arc<CreateError>),
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}
+
+struct State {
+    scheduler: Scheduler,
+    /// Scratch space for the scheduler's answers, empty between calls.
+    actions: Vec<Action>,
+    sandboxes: HashMap<SandboxId, Entry>,
+    waiting: HashMap<CallId, Waiting>,
+    /// Revisions with sandboxes or waiting calls, and those that had some.
+    functions: HashMap<FunctionId, Arc<Function>>,
+    next_call: u64,
+    closed: bool,
+}
+
+struct Entry {
+    function: Arc<Function>,
+    sandbox: Option<Arc<dyn Sandbox>>,
+    /// Told when a prewarmed sandbox is up (`true`) or failed.
+    watcher: Option<oneshot::Sender<bool>>,
+}
+
+struct Waiting {
+    grant: oneshot::Sender<Result<Granted, Refusal>>,
+    _function: Arc<Function>,
+}
+
+struct Granted {
+    id: SandboxId,
+    sandbox: Arc<dyn Sandbox>,
+    cold: bool,
+}
+
+/// The right to run one call in one sandbox.
+///
+/// Dropped without [`Lease::finish`], it destroys the sandbox: nobody knows in what state the
+/// function was left.
+pub struct Lease {
+    pool: Arc<Pool>,
+    granted: Granted,
+    started: Instant,
+    finished: bool,
+}
+
+impl Pool {
+    /// A pool of sandboxes made by `backend`.
+    pub fn new(config: SchedulerConfig, launcher: Launcher) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                scheduler: Scheduler::new(config),
+                actions: Vec::new(),
+                sandboxes: HashMap::new(),
+                waiting: HashMap::new(),
+                functions: HashMap::new(),
+                next_call: 0,
+                closed: false,
+            }),
+            launcher,
+            epoch: Instant::now(),
+        })
+    }
+
+    /// A sandbox for one call of `function`: at once when one is warm, else after a wait that the
+    /// scheduler bounds. `patient` calls (asynchronous ones) wait for room as long as it takes.
+    pub async fn acquire(
+        self: &Arc<Self>,
+        function: &Arc<Function>,
+        patient: bool,
+    ) -> Result<Lease, Refusal> {
+        let now = self.now();
+        let (call, mut granted, timers) = {
+            let mut state = self.lock();
+            if state.closed {
+                return Err(Refusal::ShuttingDown);
+            }
+            state.next_call += 1;
+            let call = CallId(state.next_call);
+            let State { scheduler, actions, .. } = &mut *state;
+            match scheduler.arrive(call, function.id, &function.limits, patient, now, actions) {
+                Decision::Start(id) => {
+                    let sandbox = state.sandboxes.get(&id).and_then(|entry| entry.sandbox.clone());
+                    self.perform(&mut state);
+                    drop(state);
+                    return match sandbox {
+                        Some(sandbox) => Ok(self.lease(Granted { id, sandbox, cold: false })),
+                        None => Err(Refusal::Dropped(DropReason::NoRoom)),
+                    };
+                }
+                Decision::Drop(reason) => {
+                    self.perform(&mut state);
+                    return Err(Refusal::Dropped(reason));
+                }
+                Decision::Enqueue { rejudge_at, give_up_at } => {
+                    let (grant, granted) = oneshot::channel();
+                    let waiting = Waiting { grant, _function: Arc::clone(function) };
+                    state.waiting.insert(call, waiting);
+                    state.functions.entry(function.id).or_insert_with(|| Arc::clone(function));
+                    self.perform(&mut state);
+                    (call, granted, (rejudge_at, give_up_at))
+                }
+            }
+        };
+        let (mut rejudge_at, give_up_at) = timers;
+        loop {
+            let wake_at = rejudge_at.min(give_up_at);
+            tokio::select! {
+                biased;
+                answer = &mut granted => {
+                    let granted = answer.unwrap_or(Err(Refusal::ShuttingDown))?;
+                    return Ok(self.lease(granted));
+                }
+                () = tokio::time::sleep_until(self.instant(wake_at).into()) => {
+                    rejudge_at = self.wake(call, wake_at >= give_up_at).unwrap_or(give_up_at);
+                }
+            }
+        }
+    }
+
+    /// A timer of a waiting call fired. `None`: nothing more to re-judge.
+    fn wake(self: &Arc<Self>, call: CallId, late: bool) -> Option<Timestamp> {
+        let now = self.now();
+        let mut state = self.lock();
+        let State { scheduler, actions, .. } = &mut *state;
+        let next = if late {
+            if scheduler.give_up(call, now, actions)
+                && let Some(waiting) = state.waiting.remove(&call)
+            {
+                let _ = waiting.grant.send(Err(Refusal::Dropped(DropReason::QueueTimeout)));
+            }
+            None
+        } else {
+            scheduler.rejudge(call, now, actions)
+        };
+        self.perform(&mut state);
+        next
+    }
+
+    /// Starts up to `count` sandboxes that nobody waits for; the number that came up.
+    pub async fn prewarm(self: &Arc<Self>, function: &Arc<Function>, count: usize) -> usize {
+        let now = self.now();
+        let watchers = {
+            let mut state = self.lock();
+            if state.closed {
+                return 0;
+            }
+            state.functions.entry(function.id).or_insert_with(|| Arc::clone(function));
+            let State { scheduler, actions, .. } = &mut *state;
+            let ids = scheduler.prewarm(function.id, &function.limits, count, now, actions);
+            self.perform(&mut state);
+            let mut watchers = Vec::with_capacity(ids.len());
+            for id in ids {
+                if let Some(entry) = state.sandboxes.get_mut(&id) {
+                    let (watcher, watched) = oneshot::channel();
+                    entry.watcher = Some(watcher);
+                    watchers.push(watched);
+                }
+            }
+            watchers
+        };
+        let mut up = 0;
+        for watched in watchers {
+            up += usize::from(watched.await.unwrap_or(false));
+        }
+        up
+    }
+
+    /// The revision was replaced or deleted: no new call will come for it.
+    pub fn retire(self: &Arc<Self>, function: &Arc<Function>) {
+        let now = self.now();
+        let mut state = self.lock();
+        // Known from here on, so that the janitor finds it and collects its code.
+        state.functions.entry(function.id).or_insert_with(|| Arc::clone(function));
+        let State { scheduler, actions, .. } = &mut *state;
+        scheduler.retire(function.id, now, actions);
+        self.perform(&mut state);
+    }
+
+    /// The janitor's round: destroys sandboxes that were idle for too long.
+    pub fn expire(self: &Arc<Self>) {
+        let now = self.now();
+        let mut state = self.lock();
+        let State { scheduler, actions, .. } = &mut *state;
+        scheduler.expire(now, actions);
+        self.perform(&mut state);
+    }
+
+    /// Forgets retired revisions that nothing refers to any more; their code can go.
+    pub fn forget_retired(&self, is_current: impl Fn(&Function) -> bool) -> Vec<Arc<Function>> {
+        let mut state = self.lock();
+        let gone: Vec<FunctionId> = state
+            .functions
+            .iter()
+            .filter(|(_, function)| Arc::strong_count(function) == 1 && !is_current(function))
+            .map(|(id, _)| *id)
+            .collect();
+        gone.iter().filter_map(|id| state.functions.remove(id)).collect()
+    }
+
+    /// What is in use.
+    pub fn snapshot(&self) -> Snapshot {
+        self.lock().scheduler.snapshot()
+    }
+
+    /// Idle sandboxes of each function that has had some.
+    pub fn warm(&self) -> Vec<(Arc<Function>, usize)> {
+        let state = self.lock();
+        let scheduler = &state.scheduler;
+        state.functions.iter().map(|(id, f)| (Arc::clone(f), scheduler.warm(*id))).collect()
+    }
+
+    /// Refuses everything from now on and destroys every sandbox; returns when all are gone.
+    pub async fn close(self: &Arc<Self>) {
+        {
+            let mut state = self.lock();
+            state.closed = true;
+            for (_, waiting) in state.waiting.drain() {
+                let _ = waiting.grant.send(Err(Refusal::ShuttingDown));
+            }
+            let State { scheduler, actions, .. } = &mut *state;
+            scheduler.drain(actions);
+            self.perform(&mut state);
+        }
+        self.launcher.close().await;
+    }
+
+    /// Carries out the scheduler's answers, under the lock: everything slow is spawned.
+    fn perform(self: &Arc<Self>, state: &mut State) {
+        if state.actions.is_empty() {
+            return;
+        }
+        let actions = std::mem::take(&mut state.actions);
+        for action in actions {
+            match action {
+                Action::Create { sandbox, function } => self.create(state, sandbox, function),
+                Action::Destroy { sandbox } => self.destroy(state, sandbox),
+                Action::Dispatch { call, sandbox: id, cold } => {
+                    let sandbox = state.sandboxes.get(&id).and_then(|e| e.sandbox.clone());
+                    let waiting = state.waiting.remove(&call);
+                    if let (Some(sandbox), Some(waiting)) = (sandbox, waiting) {
+                        // The waiter's task holds the receiver until it is answered; if it is
+                        // gone (runtime shutting down), the sandbox goes with the pool.
+                        let _ = waiting.grant.send(Ok(Granted { id, sandbox, cold }));
+                    }
+                }
+                Action::Refuse { call, reason } => {
+                    if let Some(waiting) = state.waiting.remove(&call) {
+                        let _ = waiting.grant.send(Err(Refusal::Dropped(reason)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn create(self: &Arc<Self>, state: &mut State, id: SandboxId, function: FunctionId) {
+        let Some(function) = state.functions.get(&function).cloned() else {
+            warn!(sandbox = id.0, "start of a sandbox for a function that is not known");
+            return;
+        };
+        let entry = Entry { function: Arc::clone(&function), sandbox: None, watcher: None };
+        state.sandboxes.insert(id, entry);
+        let pool = Arc::clone(self);
+        tokio::spawn(async move {
+            let result = pool.launcher.create(id, &function).await;
+            drop(function);
+            pool.created(id, result);
+        });
+    }
+
+    /// A start ended, well or not.
+    fn created(self: &Arc<Self>, id: SandboxId, result: Result<Arc<dyn Sandbox>, CreateError>) {
+        let now = self.now();
+        let mut state = self.lock();
+        let watcher = state.sandboxes.get_mut(&id).and_then(|entry| entry.watcher.take());
+        if let Some(watcher) = watcher {
+            let _ = watcher.send(result.is_ok());
+        }
+        match result {
+            Ok(sandbox) => {
+                let Some(entry) = state.sandboxes.get_mut(&id) else {
+                    // It was given up while it started.
+                    drop(state);
+                    self.launcher.destroy(sandbox);
+                    return;
+                };
+                entry.sandbox = Some(Arc::clone(&sandbox));
+                self.watch(id, sandbox);
+                let State { scheduler, actions, .. } = &mut *state;
+                scheduler.ready(id, now, actions);
+            }
+            Err(error) => {
+                let Some(entry) = state.sandboxes.remove(&id) else { return };
+                let function = &entry.function.record.name;
+                debug!(function, sandbox = id.0, error = %crate::chain(&error), "start failed");
+                let State { scheduler, actions, waiting, .. } = &mut *state;
+                scheduler.start_failed(id, now, actions);
+                let error = Arc::new(error);
+                actions.retain(|action| match action {
+                    Action::Refuse { call, reason: DropReason::StartFailed } => {
+                        if let Some(waiting) = waiting.remove(call) {
+                            let refusal = Refusal::StartFailed(Arc::clone(&error));
+                            let _ = waiting.grant.send(Err(refusal));
+                        }
+                        false
+                    }
+                    _ => true,
+                });
+            }
+        }
+        self.perform(&mut state);
+    }
+
+    /// Tells the scheduler when a sandbox dies by itself, so that no call is sent to a dead one.
+    fn watch(self: &Arc<Self>, id: SandboxId, sandbox: Arc<dyn Sandbox>) {
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            sandbox.ended().await;
+            let Some(pool) = pool.upgrade() else { return };
+            let now = pool.now();
+            let mut state = pool.lock();
+            if state.sandboxes.contains_key(&id) {
+                let State { scheduler, actions, .. } = &mut *state;
+                scheduler.died(id, now, actions);
+                pool.perform(&mut state);
+            }
+        });
+    }
+
+    fn destroy(self: &Arc<Self>, state: &mut State, id: SandboxId) {
+        if let Some(Entry { sandbox: Some(sandbox), .. }) = state.sandboxes.remove(&id) {
+            self.launcher.destroy(sandbox);
+        }
+    }
+
+    fn lease(self: &Arc<Self>, granted: Granted) -> Lease {
+        Lease { pool: Arc::clone(self), granted, started: Instant::now(), finished: false }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(self.epoch.elapsed())
+    }
+
+    fn instant(&self, at: Timestamp) -> Instant {
+        self.epoch + at.0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The scheduler's invariants hold between its methods, and none of them panics.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lease {
+    /// The sandbox to run in.
+    pub fn sandbox(&self) -> &dyn Sandbox {
+        &*self.granted.sandbox
+    }
+
+    /// Whether this is the first call in its sandbox.
+    pub fn cold(&self) -> bool {
+        self.granted.cold
+    }
+
+    /// Gives the sandbox back. Returns what is in use afterwards.
+    pub fn finish(mut self, outcome: Outcome) -> Snapshot {
+        self.complete(outcome)
+    }
+
+    fn complete(&mut self, outcome: Outcome) -> Snapshot {
+        self.finished = true;
+        let now = self.pool.now();
+        let service: Duration = self.started.elapsed();
+        let mut state = self.pool.lock();
+        let State { scheduler, actions, .. } = &mut *state;
+        scheduler.complete(self.granted.id, outcome, service, now, actions);
+        self.pool.perform(&mut state);
+        state.scheduler.snapshot()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.complete(Outcome::Broken);
+        }
+    }
+}

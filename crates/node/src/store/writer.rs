@@ -1,0 +1,270 @@
+//! The thread that writes: one transaction for everything that waits, then the answers.
+
+use std::sync::PoisonError;
+
+use redb::{Durability, ReadableTable, Table, WriteTransaction};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tracing::{error, info, warn};
+
+use super::{Opener, Shared, StoreError, schema};
+
+/// Writes that share one commit at most.
+const GROUP_MAX: usize = 1024;
+
+/// One change. Its answer is a number: of attempts, of results removed, or 1 for "there was one".
+#[derive(Debug)]
+pub(super) enum Operation {
+    PutFunction { name: String, record: Vec<u8> },
+    DeleteFunction { name: String },
+    AcceptCall { id: String, body: Vec<u8> },
+    AttemptCall { id: String },
+    FinishCall { id: String, result: Vec<u8>, expires_unix: u64 },
+    Sweep { now_unix: u64, limit: u32 },
+}
+
+impl Operation {
+    /// Size of the value to be written, which is what may be large.
+    pub(super) fn value_bytes(&self) -> usize {
+        match self {
+            Self::PutFunction { record: value, .. }
+            | Self::AcceptCall { body: value, .. }
+            | Self::FinishCall { result: value, .. } => value.len(),
+            Self::DeleteFunction { .. } | Self::AttemptCall { .. } | Self::Sweep { .. } => 0,
+        }
+    }
+}
+
+/// What the writer is asked.
+#[derive(Debug)]
+pub(super) enum Command {
+    Write {
+        operation: Operation,
+        answer: oneshot::Sender<Result<u64, StoreError>>,
+        /// Its share of the bytes that may wait, given back with the answer.
+        _waiting: OwnedSemaphorePermit,
+    },
+    Close { answer: oneshot::Sender<()> },
+}
+
+/// The writer's side of the store.
+pub(super) struct Writer {
+    database: Shared,
+    opener: Opener,
+    queue: mpsc::Receiver<Command>,
+    next_sequence: u64,
+    /// The last commit failed: redb refuses everything until it is opened again.
+    failed: bool,
+}
+
+impl Writer {
+    pub(super) fn new(
+        database: Shared,
+        opener: Opener,
+        queue: mpsc::Receiver<Command>,
+        next_sequence: u64,
+    ) -> Self {
+        Self { database, opener, queue, next_sequence, failed: false }
+    }
+
+    /// Until it is told to close, or nobody is left who could ask.
+    pub(super) fn run(mut self) {
+        let mut group = Vec::with_capacity(GROUP_MAX);
+        while self.queue.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
+            if let Some(close) = self.write_group(&mut group) {
+                self.close();
+                // Dropping the queue tells those who still wait in it.
+                drop(self.queue);
+                let _ = close.send(());
+                return;
+            }
+        }
+        self.close();
+    }
+
+    /// Commits a group and answers it. A `Close` in it is returned, after what came before it has
+    /// been written; what came behind it is dropped, hence answered with "closed".
+    fn write_group(
+        &mut self,
+        group: &mut Vec<Command>,
+    ) -> Option<oneshot::Sender<()>> {
+        let mut operations = Vec::with_capacity(group.len());
+        let mut answers = Vec::with_capacity(group.len());
+        let mut close = None;
+        for command in group.drain(..) {
+            match command {
+                Command::Write { operation, answer, _waiting } => {
+                    operations.push(operation);
+                    answers.push((answer, _waiting));
+                }
+                Command::Close { answer } => {
+                    close = Some(answer);
+                    break;
+                }
+            }
+        }
+        match self.commit(&operations) {
+            Ok(numbers) => {
+                for ((answer, _), number) in answers.into_iter().zip(numbers) {
+                    // Whoever asked may have given up; the write stands.
+                    let _ = answer.send(Ok(number));
+                }
+            }
+            Err(error) => {
+                for (answer, _) in answers {
+                    let _ = answer.send(Err(error.clone()));
+                }
+            }
+        }
+        close
+    }
+
+    fn commit(&mut self, operations: &[Operation]) -> Result<Vec<u64>, StoreError> {
+        if operations.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.failed {
+            self.reopen()?;
+        }
+        let result = {
+            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            let database = database.as_ref().ok_or(StoreError::Closed)?;
+            let transaction = database.begin_write().map_err(redb::Error::from);
+            transaction.and_then(|txn| apply(txn, operations, &mut self.next_sequence))
+        };
+        result.map_err(|error| {
+            self.failed = true;
+            let error = StoreError::writing(error);
+            error!(error = ?error, writes = operations.len(), "a commit failed");
+            error
+        })
+    }
+
+    /// After an I/O error (a full disk, say) redb wants to be closed and opened again. Readers
+    /// are kept out for that long.
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        // The file's lock is the old one's until it is gone.
+        drop(database.take());
+        *database = Some((self.opener)().map_err(StoreError::writing)?);
+        self.failed = false;
+        info!("the store is open again after a failed commit");
+        Ok(())
+    }
+
+    /// Every answered write is on disk already; closing only saves the next start a check.
+    fn close(&self) {
+        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Err(error)) = database.map(redb::Database::close) {
+            warn!(%error, "the store was not closed cleanly");
+        }
+    }
+}
+
+/// All of the operations or, on an error, none.
+fn apply(
+    mut transaction: WriteTransaction,
+    operations: &[Operation],
+    next_sequence: &mut u64,
+) -> Result<Vec<u64>, redb::Error> {
+    transaction.set_durability(Durability::Immediate)?;
+    let mut numbers = Vec::with_capacity(operations.len());
+    {
+        let mut tables = Tables::open(&transaction)?;
+        for operation in operations {
+            numbers.push(tables.apply(operation, next_sequence)?);
+        }
+    }
+    transaction.commit()?;
+    Ok(numbers)
+}
+
+struct Tables<'txn> {
+    functions: Table<'txn, &'static str, &'static [u8]>,
+    calls: Table<'txn, &'static str, (u64, u32)>,
+    bodies: Table<'txn, u64, &'static [u8]>,
+    results: Table<'txn, &'static str, (u64, &'static [u8])>,
+    expiries: Table<'txn, (u64, &'static str), ()>,
+}
+
+impl<'txn> Tables<'txn> {
+    fn open(transaction: &'txn WriteTransaction) -> Result<Self, redb::Error> {
+        Ok(Self {
+            functions: transaction.open_table(schema::FUNCTIONS)?,
+            calls: transaction.open_table(schema::CALLS)?,
+            bodies: transaction.open_table(schema::BODIES)?,
+            results: transaction.open_table(schema::RESULTS)?,
+            expiries: transaction.open_table(schema::EXPIRIES)?,
+        })
+    }
+
+    fn apply(
+        &mut self,
+        operation: &Operation,
+        next_sequence: &mut u64,
+    ) -> Result<u64, redb::Error> {
+        let there_was_one = match operation {
+            Operation::PutFunction { name, record } => {
+                self.functions.insert(name.as_str(), record.as_slice())?.is_some()
+            }
+            Operation::DeleteFunction { name } => self.functions.remove(name.as_str())?.is_some(),
+            Operation::AcceptCall { id, body } => {
+                let replaced = self.forget_call(id)?;
+                let sequence = *next_sequence;
+                *next_sequence += 1;
+                self.calls.insert(id.as_str(), (sequence, 0))?;
+                self.bodies.insert(sequence, body.as_slice())?;
+                replaced
+            }
+            Operation::AttemptCall { id } => return self.attempt(id),
+            Operation::FinishCall { id, result, expires_unix } => {
+                self.put_result(id, result, *expires_unix)?;
+                self.forget_call(id)?
+            }
+            Operation::Sweep { now_unix, limit } => return self.sweep(*now_unix, *limit),
+        };
+        Ok(u64::from(there_was_one))
+    }
+
+    fn forget_call(&mut self, id: &str) -> Result<bool, redb::Error> {
+        let Some(sequence) = self.calls.remove(id)?.map(|call| call.value().0) else {
+            return Ok(false);
+        };
+        self.bodies.remove(sequence)?;
+        Ok(true)
+    }
+
+    fn attempt(&mut self, id: &str) -> Result<u64, redb::Error> {
+        let Some((sequence, attempts)) = self.calls.get(id)?.map(|call| call.value()) else {
+            return Ok(0);
+        };
+        let attempts = attempts.saturating_add(1);
+        self.calls.insert(id, (sequence, attempts))?;
+        Ok(u64::from(attempts))
+    }
+
+    fn put_result(&mut self, id: &str, result: &[u8], expires: u64) -> Result<(), redb::Error> {
+        let former = self.results.insert(id, (expires, result))?.map(|former| former.value().0);
+        if let Some(former) = former {
+            self.expiries.remove((former, id))?;
+        }
+        self.expiries.insert((expires, id), ())?;
+        Ok(())
+    }
+
+    fn sweep(&mut self, now_unix: u64, limit: u32) -> Result<u64, redb::Error> {
+        let mut removed = 0;
+        while removed < u64::from(limit) {
+            let first = self.expiries.first()?.map(|(key, _)| {
+                let (expires, id) = key.value();
+                (expires, id.to_string())
+            });
+            let Some((expires, id)) = first.filter(|(expires, _)| *expires <= now_unix) else {
+                break;
+            };
+            self.expiries.remove((expires, id.as_str()))?;
+            self.results.remove(id.as_str())?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+}

@@ -1,0 +1,300 @@
+//! The node's part: makes what a sandbox needs, asks the helper for it, and loads the function.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::helper::ROOTLESS_UID;
+use super::link::Link;
+use super::message::Create;
+use super::root::SHIM_DIR;
+use super::{OciConfig, STATUS_SETUP_FAILED};
+use crate::cgroup::{Groups, Limits, Version};
+use crate::executor::{self, ENVIRONMENT};
+use crate::instance::{Body, Guard, Registry, RunDir, Watched, load};
+use crate::log::LogTail;
+use crate::wire::Listener;
+use crate::{Backend, BoxFuture, CreateError, Exit, Sandbox, SandboxSpec};
+
+/// Where the function's code is inside.
+const APP: &str = "/app";
+/// Users in the range; ids of sandboxes are taken modulo this.
+const USERS: u64 = 65_536;
+/// Longest text of a failed step that is read.
+const STATUS_MAX: u64 = 4096;
+/// Processes of all sandboxes together where they share a user and have no cgroups.
+const PROCESSES_ROOTLESS: u32 = 1024;
+
+/// Makes sandboxes. Needs root, or user namespaces.
+pub struct OciBackend {
+    config: OciConfig,
+    groups: Groups,
+    seccomp: Vec<u8>,
+    link: tokio::sync::Mutex<Arc<Link>>,
+    registry: Registry,
+    /// Whether each sandbox has a user of its own.
+    own_users: bool,
+}
+
+impl OciBackend {
+    /// Starts the helper process and prepares the root file system that all sandboxes share.
+    /// Needs a tokio runtime. [`super::reap`] should be called before.
+    pub async fn start(mut config: OciConfig) -> Result<Arc<OciBackend>, CreateError> {
+        config.state_dir = prepare_dirs(&config.state_dir)
+            .map_err(|source| CreateError::io("preparing the directory for sandboxes", source))?;
+        let seccomp = crate::seccomp::program()
+            .map_err(|error| CreateError::Isolation(format!("system call filter: {error}")))?;
+        let state_dir = config.state_dir.clone();
+        let groups = spawn_blocking(move || Groups::open(&state_dir)).await;
+        let groups = groups.map_err(|error| CreateError::io("finding cgroups", error.into()))?;
+        for (controller, reason) in &groups.missing {
+            tracing::warn!(controller, reason, "no cgroup controller: a weaker limit is used");
+        }
+        let link = Link::start(&config.helper, &config.state_dir.join("root")).await?;
+        let own_users = !link.rootless && is_mapped(config.uid_base);
+        Ok(Arc::new(OciBackend {
+            config,
+            groups,
+            seccomp,
+            link: tokio::sync::Mutex::new(Arc::new(link)),
+            registry: Registry::default(),
+            own_users,
+        }))
+    }
+
+    /// The process id of the helper, for diagnosis.
+    pub async fn helper_pid(&self) -> u32 {
+        self.link.lock().await.pid()
+    }
+
+    /// The helper; a new one if it has died, in which case so have all its sandboxes.
+    async fn link(&self) -> Result<Arc<Link>, CreateError> {
+        let mut link = self.link.lock().await;
+        if !link.is_alive() {
+            tracing::warn!("the sandbox helper has ended and is started again");
+            let root = self.config.state_dir.join("root");
+            *link = Arc::new(Link::start(&self.config.helper, &root).await?);
+        }
+        Ok(link.clone())
+    }
+
+    async fn make(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
+        if !spec.interpreter.starts_with("/usr") {
+            let path = spec.interpreter.display();
+            let outside = format!("the interpreter {path} is not under /usr");
+            return Err(CreateError::Isolation(outside));
+        }
+        let link = self.link().await?;
+        let making = |source| CreateError::io("making the sandbox's directory and pipes", source);
+        let dir = self.config.state_dir.join("sandboxes").join(spec.id.to_string());
+        let dir = RunDir::create(dir).map_err(making)?;
+        let listener = Listener::bind(&dir.path().join("node.sock")).map_err(making)?;
+        let pipes = self.pipes(&spec).map_err(making)?;
+        let cgroup = self.create_early(&spec).await?;
+        let cgroup_dir = cgroup.as_ref().and_then(|cgroup| cgroup.open_dir());
+
+        let create = self.request(&spec, dir.path(), link.rootless);
+        let mut fds = vec![pipes.config.as_fd(), pipes.status.1.as_fd(), pipes.log.1.as_fd()];
+        fds.extend(cgroup_dir.as_ref().map(AsFd::as_fd));
+        let (pid, pidfd) = link.create(&create, &fds).await?.keep()?;
+        drop((pipes.config, pipes.status.1, pipes.log.1));
+
+        let body = Body::new(pidfd, None).map_err(making)?;
+        let guard = Guard(body.clone());
+        let (attached, preparing) = match cgroup {
+            Some(cgroup) => {
+                body.set_cgroup(cgroup);
+                (None, None)
+            }
+            None => {
+                let (attached, preparing) = self.attach(&spec, body.clone(), pid);
+                (Some(attached), Some(preparing))
+            }
+        };
+        let watched = Watched {
+            id: spec.id,
+            memory_mb: spec.memory_mb,
+            body: body.clone(),
+            log: LogTail::start(pipes.log.0).map_err(making)?,
+            dir,
+            preparing,
+        };
+        let end = self.registry.watch(watched, exit(pipes.status.0));
+        let prepare = |shim| attach_shim(body, attached, shim);
+        load(&spec, APP, listener, guard, end, prepare).await
+    }
+
+    fn request(&self, spec: &SandboxSpec, dir: &Path, rootless: bool) -> Create {
+        let processes = self.config.process_max + spec.slots;
+        Create {
+            id: spec.id,
+            code_dir: spec.code_dir.clone(),
+            socket_dir: dir.to_owned(),
+            uid: match self.own_users {
+                true => self.config.uid_base + (spec.id % USERS) as u32,
+                false => ROOTLESS_UID,
+            },
+            tmp_mb: self.config.tmp_mb,
+            data_mb: match self.groups.has("memory") {
+                true => 0,
+                false => spec.memory_mb,
+            },
+            processes: match (self.groups.has("pids"), rootless) {
+                (true, _) => 0,
+                (false, false) => processes,
+                (false, true) => processes.max(PROCESSES_ROOTLESS),
+            },
+        }
+    }
+
+    fn limits(&self, spec: &SandboxSpec) -> Limits {
+        Limits {
+            memory_mb: spec.memory_mb,
+            cpu: spec.cpu,
+            processes: self.config.process_max + spec.slots,
+        }
+    }
+
+    fn pipes(&self, spec: &SandboxSpec) -> io::Result<Pipes> {
+        let shim = Path::new(SHIM_DIR).join(spec.shim.file_name());
+        let argv = executor::command(&spec.interpreter, spec.shim, &shim);
+        let mut environment = ENVIRONMENT.to_vec();
+        environment.push("SERVERLEDGE_SOCKET=/run/serverledge/node.sock");
+        let (reader, mut writer) = io::pipe()?;
+        // Fits the pipe, so this doesn't block: the largest part has a limit of 32 KiB.
+        writer.write_all(&executor::config(&argv, &environment, &self.seccomp))?;
+        let (status, log) = (io::pipe()?, io::pipe()?);
+        Ok(Pipes {
+            config: reader.into(),
+            status: (pipe::Receiver::from_owned_fd(status.0.into())?, status.1.into()),
+            log: (log.0.into(), log.1.into()),
+        })
+    }
+
+    /// With cgroup version 2, a process can be born in its cgroup, which costs nothing.
+    async fn create_early(
+        &self,
+        spec: &SandboxSpec,
+    ) -> Result<Option<crate::cgroup::Cgroup>, CreateError> {
+        if self.groups.version() == Version::V1 || self.groups.is_empty() {
+            return Ok(None);
+        }
+        let (groups, limits, name) = (self.groups.clone(), self.limits(spec), spec.id.to_string());
+        spawn_blocking(move || groups.create(&name, &limits).map(Some))
+            .await
+            .unwrap_or_else(|error| Err(error.into()))
+            .map_err(|source| CreateError::io("making the sandbox's cgroup", source))
+    }
+
+    /// With version 1, it has to be moved there, which takes up to 20 ms: meanwhile the
+    /// interpreter starts.
+    fn attach(&self, spec: &SandboxSpec, body: Arc<Body>, pid: i32) -> (Attached, JoinHandle<()>) {
+        let (groups, limits, name) = (self.groups.clone(), self.limits(spec), spec.id.to_string());
+        let (sender, receiver) = oneshot::channel();
+        let job = spawn_blocking(move || {
+            let attached = groups.create(&name, &limits).and_then(|cgroup| {
+                let attached = cgroup.attach(pid);
+                body.set_cgroup(cgroup);
+                attached
+            });
+            // If nobody waits any more, the sandbox is being destroyed.
+            let _ = sender.send(attached);
+        });
+        (receiver, job)
+    }
+}
+
+type Attached = oneshot::Receiver<io::Result<()>>;
+
+struct Pipes {
+    config: OwnedFd,
+    status: (pipe::Receiver, OwnedFd),
+    log: (OwnedFd, OwnedFd),
+}
+
+/// Waits until pid 1 is in its cgroup, and moves the interpreter too, as it may have been forked
+/// before. All this before any code of the function runs, so nothing else can be outside.
+async fn attach_shim(
+    body: Arc<Body>,
+    attached: Option<Attached>,
+    shim: Option<i32>,
+) -> Result<(), CreateError> {
+    let Some(attached) = attached else {
+        return Ok(());
+    };
+    let first = attached.await.unwrap_or_else(|_| Ok(()));
+    let moved = match (first, shim) {
+        (Ok(()), Some(pid)) => {
+            spawn_blocking(move || body.cgroup().map_or(Ok(()), |cgroup| cgroup.attach(pid)))
+                .await
+                .unwrap_or_else(|error| Err(error.into()))
+        }
+        (first, _) => first,
+    };
+    moved.map_err(|source| CreateError::io("moving the sandbox into its cgroup", source))
+}
+
+/// How the sandbox ended, from what is written to its status pipe until it is closed.
+async fn exit(status: pipe::Receiver) -> Result<Option<Exit>, String> {
+    let mut bytes = Vec::new();
+    // An error is as good as silence.
+    let _ = status.take(STATUS_MAX).read_to_end(&mut bytes).await;
+    match bytes.split_first() {
+        Some((&STATUS_SETUP_FAILED, step)) => Err(String::from_utf8_lossy(step).into_owned()),
+        _ => executor::status(&bytes),
+    }
+}
+
+/// Makes the directories and returns the path without links.
+fn prepare_dirs(state_dir: &Path) -> io::Result<PathBuf> {
+    // Nobody else may enter: the sockets in it are open to all users, as each sandbox is another.
+    DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
+    let state_dir = fs::canonicalize(state_dir)?;
+    for dir in ["root", "sandboxes"] {
+        DirBuilder::new().recursive(true).mode(0o700).create(state_dir.join(dir))?;
+    }
+    Ok(state_dir)
+}
+
+/// Whether the whole range exists here: in a container, it may not.
+fn is_mapped(uid_base: u32) -> bool {
+    let last = u64::from(uid_base) + USERS;
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().filter_map(|number| number.parse::<u64>().ok());
+        match (numbers.next(), numbers.nth(1)) {
+            (Some(start), Some(count)) => start <= u64::from(uid_base) && last <= start + count,
+            _ => false,
+        }
+    })
+}
+
+impl Backend for OciBackend {
+    fn name(&self) -> &'static str {
+        "oci"
+    }
+
+    fn create(&self, spec: SandboxSpec) -> BoxFuture<'_, Result<Arc<dyn Sandbox>, CreateError>> {
+        Box::pin(self.make(spec))
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            self.registry.close().await;
+            self.link.lock().await.close().await;
+            self.groups.close();
+            for dir in ["root", "sandboxes"] {
+                // Not empty if somebody else uses it; then it stays.
+                let _ = fs::remove_dir(self.config.state_dir.join(dir));
+            }
+        })
+    }
+}

@@ -1,0 +1,155 @@
+//! The helper: a small process with one thread that makes sandboxes for the node.
+//!
+//! One thread, because forking a process with several is unsound; a process of its own, so that
+//! the privileged part stays small. It lives as long as the node holds the other end of its socket,
+//! and takes all sandboxes with it when it ends: it kills those it knows, and each sandbox asks the
+//! kernel to be killed with its parent, should the helper be killed itself.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::SendFlags;
+use rustix::process::{Signal, geteuid, pidfd_send_signal};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use super::message::{Create, Created, Ready, Setup, receive, send};
+use super::sys::{self, Fork};
+use super::{Step, child, root};
+
+/// The user inside where only one can be mapped.
+pub(crate) const ROOTLESS_UID: u32 = 65534;
+
+const NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWCGROUP) as u64;
+
+/// The body of `serverledge sandbox-helper`, a hidden subcommand that [`super::OciBackend`] starts.
+/// Must be called while the process has one thread, so before tokio.
+pub fn helper_main() -> ! {
+    let stdin = io::stdin();
+    let status = match serve(stdin.as_fd()) {
+        Ok(()) => 0,
+        Err(error) => {
+            // Before any logging is set up; the node passes its own standard error on.
+            eprintln!("serverledge sandbox-helper: {error}");
+            1
+        }
+    };
+    std::process::exit(status)
+}
+
+fn serve(node: BorrowedFd<'_>) -> io::Result<()> {
+    // Ctrl-C and a service manager's signal reach the node as well, which ends this one when its
+    // sandboxes have finished. SIGCHLD: children reap themselves; pidfds tell of their ends.
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGCHLD, libc::SIGPIPE] {
+        sys::set_signal(signal, true);
+    }
+    let Some((Setup { root }, _)) = receive(node)? else {
+        return Ok(());
+    };
+    let rootless = !geteuid().is_root();
+    let error = set_up(&root, rootless).err().map(|step| step.to_string());
+    let failed = error.is_some();
+    send(node, &Ready { error, rootless }, &[], SendFlags::empty())?;
+    if failed {
+        return Ok(());
+    }
+    let mut helper = Helper {
+        root,
+        rootless,
+        sandboxes: Vec::new(),
+    };
+    let served = helper.serve(node);
+    for sandbox in &helper.sandboxes {
+        // One that has ended already is what we want.
+        let _ = pidfd_send_signal(sandbox, Signal::KILL);
+    }
+    served
+}
+
+fn set_up(root: &Path, rootless: bool) -> Result<(), Step> {
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    let mut namespaces = UnshareFlags::NEWNS;
+    if rootless {
+        namespaces |= UnshareFlags::NEWUSER;
+    }
+    // SAFETY: no flag here is about file descriptors, which is what could go wrong.
+    unsafe { unshare_unsafe(namespaces) }.map_err(Step::at("unsharing namespaces"))?;
+    if rootless {
+        let (inside, uid, gid) = (ROOTLESS_UID, uid.as_raw(), gid.as_raw());
+        for (file, text) in [
+            ("setgroups", "deny".to_owned()),
+            ("uid_map", format!("{inside} {uid} 1")),
+            ("gid_map", format!("{inside} {gid} 1")),
+        ] {
+            fs::write(Path::new("/proc/self").join(file), text)
+                .map_err(Step::at(format!("writing /proc/self/{file}")))?;
+        }
+    }
+    root::build(root)
+}
+
+struct Helper {
+    root: PathBuf,
+    rootless: bool,
+    /// Those that may be alive.
+    sandboxes: Vec<OwnedFd>,
+}
+
+impl Helper {
+    /// Until the node is gone.
+    fn serve(&mut self, node: BorrowedFd<'_>) -> io::Result<()> {
+        while let Some((create, fds)) = receive::<Create>(node)? {
+            let id = create.id;
+            match self.create(&create, fds) {
+                Ok((pid, pidfd)) => {
+                    let created = Created { id, pid, error: None };
+                    let sent = send(node, &created, &[pidfd.as_fd()], SendFlags::empty());
+                    self.sandboxes.push(pidfd);
+                    sent?;
+                }
+                Err(step) => {
+                    let error = Some(step.to_string());
+                    let created = Created { id, pid: 0, error };
+                    send(node, &created, &[], SendFlags::empty())?;
+                }
+            }
+            self.forget_ended();
+        }
+        Ok(())
+    }
+
+    fn create(&self, create: &Create, fds: Vec<OwnedFd>) -> Result<(i32, OwnedFd), Step> {
+        let mut fds = fds.into_iter();
+        let (Some(config), Some(status), Some(log)) = (fds.next(), fds.next(), fds.next()) else {
+            return Err(Step::at("receiving descriptors")(io::ErrorKind::InvalidInput));
+        };
+        let cgroup = fds.next();
+        let fds = child::Fds { config, status, log };
+        match sys::clone3(NAMESPACES, cgroup.as_ref().map(AsFd::as_fd)) {
+            Ok(Fork::Parent { pid, pidfd }) => Ok((pid, pidfd)),
+            Ok(Fork::Child) => child::run(&self.root, create, &fds, self.rootless),
+            Err(error) => Err(Step::at("making namespaces")(error)),
+        }
+    }
+
+    fn forget_ended(&mut self) {
+        let mut polled: Vec<PollFd<'_>> = self
+            .sandboxes
+            .iter()
+            .map(|sandbox| PollFd::new(sandbox, PollFlags::IN))
+            .collect();
+        let now = rustix::time::Timespec::default();
+        if poll(&mut polled, Some(&now)).is_err() {
+            return;
+        }
+        let mut alive = polled.iter().map(|fd| fd.revents().is_empty()).collect::<Vec<_>>().into_iter();
+        self.sandboxes.retain(|_| alive.next().unwrap_or(true));
+    }
+}

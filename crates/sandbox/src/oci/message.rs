@@ -1,0 +1,97 @@
+//! What the node and the helper say to each other: one JSON text a packet, descriptors beside it.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Most bytes and descriptors of a packet.
+const PACKET_MAX: usize = 16 << 10;
+const FDS_MAX: usize = 4;
+
+/// The first packet to the helper; answered by [`Ready`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    /// Existing directory to mount the root file system on.
+    pub(crate) root: PathBuf,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Ready {
+    /// The step that failed, and how.
+    pub(crate) error: Option<String>,
+    /// Whether sandboxes are made in a user namespace.
+    pub(crate) rootless: bool,
+}
+
+/// Asks for a sandbox. Comes with descriptors: executor's configuration, status pipe, log pipe
+/// and, for cgroup version 2, the cgroup to start in.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Create {
+    pub(crate) id: u64,
+    pub(crate) code_dir: PathBuf,
+    pub(crate) socket_dir: PathBuf,
+    pub(crate) uid: u32,
+    pub(crate) tmp_mb: u64,
+    /// Where there is no cgroup for them: limits of each process's memory and of the user's
+    /// processes; 0 means none.
+    pub(crate) data_mb: u64,
+    pub(crate) processes: u32,
+}
+
+/// The answer to [`Create`], with a descriptor of the sandbox's pid 1 if it was started.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Created {
+    pub(crate) id: u64,
+    pub(crate) pid: i32,
+    pub(crate) error: Option<String>,
+}
+
+pub(crate) fn send<T: Serialize>(
+    socket: impl AsFd,
+    message: &T,
+    fds: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> io::Result<()> {
+    let text = serde_json::to_vec(message)?;
+    if text.len() > PACKET_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = flags | SendFlags::NOSIGNAL;
+    sendmsg(socket, &[IoSlice::new(&text)], &mut control, flags)?;
+    Ok(())
+}
+
+/// `None` when the other side is gone.
+pub(crate) fn receive<T: DeserializeOwned>(
+    socket: impl AsFd,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut text = vec![0; PACKET_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut slices = [IoSliceMut::new(&mut text)];
+    let received = recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    let message = serde_json::from_slice(&text[..received.bytes])?;
+    Ok(Some((message, fds)))
+}

@@ -1,0 +1,156 @@
+//! The few system calls for which `rustix` has no safe wrapper.
+
+use std::ffi::CStr;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+pub(crate) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+pub(crate) const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+pub(crate) const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
+pub(crate) const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+
+/// `libc` has it in a type that is too small.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Which process [`clone3`] has returned in.
+pub(crate) enum Fork {
+    Parent { pid: i32, pidfd: OwnedFd },
+    Child,
+}
+
+/// Forks into new namespaces. Only for a process with one thread: the child is then a full copy in
+/// which everything may be called.
+pub(crate) fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all-zero is a valid `clone_args`, of integers only.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = namespaces | libc::CLONE_PIDFD as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: without CLONE_VM the child gets a copy of this memory and goes on on its own copy
+    // of this stack, so nothing is shared; `args` lives through the call and is of the size given.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args)) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent {
+            pid: pid as i32,
+            // SAFETY: the kernel has just put a new descriptor there, which is nobody else's.
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        }),
+    }
+}
+
+/// Adds `MOUNT_ATTR_*` flags to a mount and, if asked, to all below it.
+pub(crate) fn mount_setattr(path: &Path, attributes: u64, recursive: bool) -> io::Result<()> {
+    let mut bytes = path.as_os_str().as_bytes().to_vec();
+    bytes.push(0);
+    let path = CStr::from_bytes_with_nul(&bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let attributes = libc::mount_attr {
+        attr_set: attributes,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let flags = if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: path and attributes live through the call; the size is theirs.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    })
+}
+
+/// Switches the loopback interface of this network namespace on: a new one has it off.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )?;
+    // SAFETY: all-zero is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an `ifreq`, which lives through the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } as i64)
+}
+
+/// A `prctl` of integers only.
+pub(crate) fn prctl(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: the options used here (PDEATHSIG, CAPBSET_DROP, KEEPCAPS) take integers.
+    check(unsafe { libc::prctl(option, value, 0, 0, 0) } as i64)
+}
+
+/// Becomes this user, and group of the same number, for good.
+pub(crate) fn become_user(id: u32, drop_groups: bool) -> io::Result<()> {
+    // SAFETY: these take integers, and no pointer as the list is empty.
+    unsafe {
+        if drop_groups {
+            check(libc::setgroups(0, std::ptr::null()) as i64)?;
+        }
+        check(libc::setresgid(id, id, id) as i64)?;
+        check(libc::setresuid(id, id, id) as i64)
+    }
+}
+
+/// Puts a signal's handling to the default, or ignores it.
+pub(crate) fn set_signal(signal: libc::c_int, ignore: bool) {
+    let action = if ignore { libc::SIG_IGN } else { libc::SIG_DFL };
+    // SAFETY: no handler is installed, so no code of ours runs in signal context.
+    unsafe { libc::signal(signal, action) };
+}
+
+/// Gives the descriptors the numbers 0, 1, ... and closes all others on the coming `exec`.
+pub(crate) fn arrange_fds<const N: usize>(fds: [BorrowedFd<'_>; N]) -> io::Result<()> {
+    let mut high = [0; N];
+    for (slot, fd) in high.iter_mut().zip(fds) {
+        // SAFETY: F_DUPFD_CLOEXEC takes an integer; first upwards, out of the way of the targets.
+        *slot = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 64) };
+        check(i64::from(*slot))?;
+    }
+    for (target, fd) in high.into_iter().enumerate() {
+        // SAFETY: the number at the target may belong to an owner in this process, but that one
+        // never runs again: this process only calls `exec` or exits from here on.
+        check(unsafe { libc::dup2(fd, target as RawFd) } as i64)?;
+    }
+    // SAFETY: marks descriptors only.
+    check(unsafe {
+        libc::syscall(libc::SYS_close_range, N, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    })
+}
+
+/// Replaces this program, with an empty environment. Returns only on failure.
+pub(crate) fn exec(path: &CStr) -> io::Error {
+    let argv = [path.as_ptr(), std::ptr::null()];
+    let envp = [std::ptr::null()];
+    // SAFETY: all are null-terminated and live until the program is replaced.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Ends this process without running destructors or handlers of the parent it is a copy of.
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: `_exit` has no preconditions.
+    unsafe { libc::_exit(status) }
+}
+
+fn check(result: i64) -> io::Result<()> {
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

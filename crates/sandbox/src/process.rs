@@ -1,0 +1,109 @@
+//! Sandboxes that are plain processes: the same shims and wire, and no isolation at all.
+//!
+//! For `sandbox.isolation: process`, set by hand on a machine that can't isolate. A function sees
+//! and does whatever the node's user can, without limits of memory, CPU or processes, and a
+//! process that leaves its process group outlives its sandbox.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::process::{Child, Command};
+
+use crate::executor::{ENVIRONMENT, command};
+use crate::instance::{Body, Guard, Registry, RunDir, Watched, load};
+use crate::log::LogTail;
+use crate::wire::Listener;
+use crate::{Backend, BoxFuture, CreateError, Exit, Sandbox, SandboxSpec, Shim};
+
+/// Makes sandboxes that are plain processes.
+pub struct ProcessBackend {
+    state_dir: PathBuf,
+    registry: Registry,
+}
+
+impl ProcessBackend {
+    /// A backend that keeps its sockets and shims in this directory. Its path must be shorter than
+    /// about 80 bytes, as those of sockets have a limit of 107.
+    pub fn start(state_dir: PathBuf) -> io::Result<Arc<ProcessBackend>> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&state_dir)?;
+        let state_dir = fs::canonicalize(state_dir)?;
+        fs::create_dir_all(state_dir.join("sandboxes"))?;
+        for shim in [Shim::Python, Shim::Node] {
+            fs::write(state_dir.join(shim.file_name()), shim.source())?;
+        }
+        Ok(Arc::new(ProcessBackend {
+            state_dir,
+            registry: Registry::default(),
+        }))
+    }
+
+    async fn make(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
+        let making = |source| CreateError::io("making the function's process", source);
+        let dir = self.state_dir.join("sandboxes").join(spec.id.to_string());
+        let dir = RunDir::create(dir).map_err(making)?;
+        let socket = dir.path().join("node.sock");
+        let listener = Listener::bind(&socket).map_err(making)?;
+        let (log, writer) = io::pipe().map_err(making)?;
+
+        let shim = self.state_dir.join(spec.shim.file_name());
+        let argv = command(&spec.interpreter, spec.shim, &shim);
+        let child = Command::new(argv[0])
+            .args(&argv[1..])
+            .env_clear()
+            .envs(ENVIRONMENT.iter().filter_map(|entry| entry.split_once('=')))
+            .env("SERVERLEDGE_SOCKET", &socket)
+            .current_dir(&spec.code_dir)
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone().map_err(making)?)
+            .stderr(writer)
+            // Can be killed as a whole, and doesn't hear of Ctrl-C.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|source| CreateError::io(format!("starting {}", argv[0].display()), source))?;
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
+        let pid = pid.ok_or_else(|| making(io::ErrorKind::NotFound.into()))?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| making(error.into()))?;
+        let body = Body::new(pidfd, Some(pid)).map_err(making)?;
+        let guard = Guard(body.clone());
+        let watched = Watched {
+            id: spec.id,
+            memory_mb: spec.memory_mb,
+            body,
+            log: LogTail::start(log.into()).map_err(making)?,
+            dir,
+            preparing: None,
+        };
+        let end = self.registry.watch(watched, exit(child));
+        let app = spec.code_dir.to_string_lossy().into_owned();
+        load(&spec, &app, listener, guard, end, async |_| Ok(())).await
+    }
+}
+
+async fn exit(mut child: Child) -> Result<Option<Exit>, String> {
+    let exit = |status: ExitStatus| match (status.code(), status.signal()) {
+        (Some(code), _) => Some(Exit::Code(code)),
+        (None, signal) => signal.map(Exit::Signal),
+    };
+    Ok(child.wait().await.ok().and_then(exit))
+}
+
+impl Backend for ProcessBackend {
+    fn name(&self) -> &'static str {
+        "process"
+    }
+
+    fn create(&self, spec: SandboxSpec) -> BoxFuture<'_, Result<Arc<dyn Sandbox>, CreateError>> {
+        Box::pin(self.make(spec))
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.registry.close())
+    }
+}

@@ -1,0 +1,104 @@
+//! What goes into a sandbox and comes out of it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What sandbox to make.
+#[derive(Clone, Debug)]
+pub struct SandboxSpec {
+    /// Unique within this run of the node.
+    pub id: u64,
+    /// The function's name, for its context and for logs.
+    pub function: String,
+    /// The interpreter on the host, such as `/usr/bin/python3`. The `oci` backend needs it under
+    /// `/usr`, as nothing else of the host is visible in a sandbox.
+    pub interpreter: PathBuf,
+    /// Which language the interpreter speaks.
+    pub shim: Shim,
+    /// Directory with the function's code, readable by everyone; seen as `/app` by the function.
+    pub code_dir: PathBuf,
+    /// The handler as registered, such as `hello.handler`.
+    pub handler: String,
+    /// Memory limit in MiB; 0 means none.
+    pub memory_mb: u64,
+    /// CPU limit in cores; 0 means none.
+    pub cpu: f64,
+    /// How many calls may run at once, at least 1.
+    pub slots: u32,
+    /// How long the start may take, the function's own imports included.
+    pub timeout_start: Duration,
+}
+
+/// A language runtime for which there is a shim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Shim {
+    /// CPython 3.
+    Python,
+    /// Node.js.
+    Node,
+}
+
+impl Shim {
+    /// The name of the shim's file.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            Shim::Python => "shim.py",
+            Shim::Node => "shim.mjs",
+        }
+    }
+
+    /// The shim's source, as embedded in this program.
+    pub fn source(self) -> &'static [u8] {
+        match self {
+            Shim::Python => include_bytes!(concat!(env!("OUT_DIR"), "/shim.py")),
+            Shim::Node => include_bytes!(concat!(env!("OUT_DIR"), "/shim.mjs")),
+        }
+    }
+
+    /// Flags of the interpreter before the path of the shim.
+    pub(crate) fn flags(self) -> &'static [&'static str] {
+        match self {
+            // -I: ignore environment and user's site; -S: no `site`, whose path hunt costs 5 ms;
+            // -B: the code directory is read-only, don't try to write byte code.
+            Shim::Python => &["-I", "-S", "-B"],
+            Shim::Node => &[],
+        }
+    }
+}
+
+/// One call of a function.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The request's id, for the function's context.
+    pub id: String,
+    /// When the call's time is up, in seconds since the Unix epoch, for the function's context.
+    /// The sandbox doesn't enforce it: the caller destroys a sandbox that takes too long.
+    pub deadline_unix: f64,
+    /// Whether to capture what the function prints.
+    pub output: bool,
+    /// The parameters: JSON text, an object or null.
+    pub params: Box<[u8]>,
+}
+
+/// What came of a call.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The JSON text of the function's result, or the error it raised.
+    pub outcome: Result<Box<[u8]>, FunctionError>,
+    /// What the function printed during the call, if that was asked for.
+    pub output: String,
+    /// Threads or tasks that the call left running in the sandbox.
+    pub left_running: u32,
+}
+
+/// An error that the function's own code raised.
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
+#[error("{kind}: {message}")]
+pub struct FunctionError {
+    /// The type of the exception, such as `ValueError`.
+    pub kind: String,
+    /// Its message.
+    pub message: String,
+    /// The stack trace as the language prints it; may be empty.
+    pub stack: String,
+}

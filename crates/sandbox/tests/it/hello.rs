@@ -1,0 +1,52 @@
+//! What works.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use serverledge_sandbox::process::ProcessBackend;
+use serverledge_sandbox::{CallError, Exit, Shim};
+
+use crate::harness::{Machine, invoke, machine};
+
+#[tokio::test]
+async fn python_says_hello() {
+    let (machine, _) = machine().await;
+    let sandbox = machine.python("def handler(p, c): return p['a'] + p['b']").await;
+    for b in 0..3 {
+        let sum = invoke(&sandbox, json!({"a": 2, "b": b})).await.unwrap();
+        assert_eq!(sum, Ok(json!(2 + b)));
+    }
+    machine.backend.shutdown().await;
+    assert!(!machine.dir.path().join("state/sandboxes").exists());
+}
+
+#[tokio::test]
+async fn plain_processes_work_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = ProcessBackend::start(dir.path().join("state")).unwrap();
+    let machine = Machine::new(backend, dir);
+    let sandbox = machine.python("import os\ndef handler(p, c): return p['x']").await;
+    assert_eq!(invoke(&sandbox, json!({"x": "y"})).await.unwrap(), Ok(json!("y")));
+    sandbox.destroy().await;
+    sandbox.destroy().await;
+    assert_eq!(sandbox.ended().await.exit, Exit::Signal(9));
+    machine.backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn slots_run_at_once_and_not_more() {
+    let (machine, _) = machine().await;
+    let source = "import time\ndef handler(p, c): time.sleep(p['s']); return p['s']";
+    let mut spec = machine.spec(Shim::Python, source);
+    spec.slots = 3;
+    let sandbox = machine.create(spec).await.unwrap();
+    let start = Instant::now();
+    let one = || invoke(&sandbox, json!({"s": 0.3}));
+    let (a, b, c, d) = tokio::join!(one(), one(), one(), one());
+    for result in [a, b, c] {
+        assert_eq!(result.unwrap(), Ok(json!(0.3)));
+    }
+    assert!(matches!(d, Err(CallError::Protocol(_))));
+    assert!(start.elapsed() < Duration::from_millis(800));
+    machine.backend.shutdown().await;
+}
