@@ -13,7 +13,7 @@ use serverledge_core::{
     Action, CallId, Decision, DropReason, FunctionId, Outcome, SandboxId, Scheduler,
     SchedulerConfig, Snapshot, Timestamp,
 };
-use serverledge_sandbox::{Backend, CreateError, Sandbox};
+use serverledge_sandbox::{CreateError, Sandbox};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 

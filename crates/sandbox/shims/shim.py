@@ -1,0 +1,325 @@
+"""The side of the frame protocol that runs in a Python sandbox: see crates/executor/PROTOCOL.md.
+
+Start-up time is cold-start time, so only what every call needs is imported here; the rest is
+imported where it is used. One thread serves each slot, slot 0 on the main thread.
+"""
+
+import sys
+import _socket
+import json
+from os import _exit, environ
+
+HELLO, LOAD, LOADED, INVOKE, RESULT = 1, 2, 3, 4, 5
+FRAME_MAX = 64 << 20
+OUTPUT_MAX = 1 << 20
+CUT = "\n[output cut: a call may print 1 MiB]\n"
+
+
+class Connection:
+    """A framed connection to the node."""
+
+    def __init__(self, slot):
+        self.socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        self.socket.connect(environ["SERVERLEDGE_SOCKET"])
+        version = ".".join(map(str, sys.version_info[:3]))
+        self.send(HELLO, {"slot": slot, "runtime": "python", "version": version})
+
+    def send(self, kind, head, body=b""):
+        head = json.dumps(head).encode("utf-8", "backslashreplace")
+        length = 5 + len(head) + len(body)
+        prefix = length.to_bytes(4, "big") + bytes((kind,)) + len(head).to_bytes(4, "big")
+        if len(body) < 65536:
+            self.socket.sendall(prefix + head + body)
+        else:
+            self.socket.sendall(prefix + head)
+            self.socket.sendall(body)
+
+    def receive(self):
+        """The next frame's kind, head and body; None when the node is gone."""
+        # Most frames are small and arrive whole: one system call.
+        data = self.socket.recv(65536)
+        while data and len(data) < 4:
+            more = self.socket.recv(4 - len(data))
+            if not more:
+                return None
+            data += more
+        if not data:
+            return None
+        length = int.from_bytes(data[:4], "big")
+        if len(data) < 4 + length:
+            whole = bytearray(4 + length)
+            whole[: len(data)] = data
+            view, filled = memoryview(whole), len(data)
+            while filled < len(whole):
+                got = self.socket.recv_into(view[filled:])
+                if not got:
+                    return None
+                filled += got
+            view.release()
+            data = bytes(whole)
+        body_at = 9 + int.from_bytes(data[5:9], "big")
+        return data[4], data[9:body_at], data[body_at:]
+
+
+class Output:
+    """What one call prints: standard output, then standard error, of bounded size."""
+
+    def __init__(self):
+        self.parts = ([], [])
+        self.room = OUTPUT_MAX
+        self.cut = False
+
+    def write(self, stream, text):
+        if len(text) > self.room:
+            self.cut = True
+            text = text[: self.room]
+        self.room -= len(text)
+        if text:
+            self.parts[stream].append(text)
+
+    def text(self):
+        out, err = ("".join(part) for part in self.parts)
+        if not (out or err or self.cut):
+            return ""
+        return out + "\n" + err + (CUT if self.cut else "")
+
+
+class Stream:
+    """Stands for sys.stdout or sys.stderr: gives what is printed to the call that prints it."""
+
+    def __init__(self, index, real):
+        self._index = index
+        self._real = real
+
+    def write(self, text):
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        output = CURRENT()
+        if output is None:
+            self._real.write(text)
+            self._real.flush()
+        else:
+            output.write(self._index, text)
+        return len(text)
+
+    def writelines(self, lines):
+        for line in lines:
+            self.write(line)
+
+    def flush(self):
+        if CURRENT() is None:
+            self._real.flush()
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+
+class Discard:
+    """The output of a call whose caller doesn't want it."""
+
+    def write(self, _stream, _text):
+        pass
+
+    def text(self):
+        return ""
+
+
+DISCARD = Discard()
+
+
+def make_current():
+    # A context variable and not a thread-local: a coroutine's tasks inherit it, while threads that
+    # the function starts don't, so that what outlives a call never prints into the next one.
+    from _contextvars import ContextVar
+
+    variable = ContextVar("serverledge_output", default=None)
+    return variable.get, variable.set
+
+
+CURRENT, set_current = make_current()
+
+
+class Context(dict):
+    """The handler's second argument: a dict whose keys are attributes too."""
+
+    def __getattr__(self, name):
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def get_remaining_time_in_millis(self):
+        import time
+
+        return max(0, int((self["deadline"] - time.time()) * 1000))
+
+
+def failure(error, skip):
+    """An exception for the wire, without the `skip` frames of this file at its top."""
+    try:
+        import traceback
+
+        trace = error.__traceback__
+        for _ in range(skip):
+            trace = trace.tb_next if trace is not None else None
+        lines = traceback.format_exception(type(error), error, trace)
+        stack = "".join(lines)[:65536]
+    except BaseException:
+        stack = ""
+    try:
+        message = str(error)[:16384]
+    except BaseException:
+        message = "(its message could not be made)"
+    return {"type": type(error).__name__, "message": message, "stack": stack}
+
+
+class LoadError(Exception):
+    """The handler isn't there."""
+
+
+def add_site_packages():
+    # -S keeps the start fast; the distribution's packages are still importable.
+    major, minor = sys.version_info[:2]
+    for prefix in ("/usr/local", "/usr"):
+        sys.path.append(f"{prefix}/lib/python{major}.{minor}/site-packages")
+        sys.path.append(f"{prefix}/lib/python{major}.{minor}/dist-packages")
+    sys.path.append("/usr/lib/python3/dist-packages")
+
+
+def load(head):
+    import importlib
+
+    directory, handler = head["handler_dir"], head["handler"]
+    module_name, _, attribute = handler.rpartition(".")
+    if not module_name:
+        module_name, attribute = attribute, "handler"
+    sys.path.insert(0, directory)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module_name == missing or module_name.startswith(missing + "."):
+            from os import listdir
+
+            raise LoadError(
+                f"handler '{handler}': there is no module '{module_name}' in the code, "
+                f"which has {sorted(listdir(directory))[:50]}"
+            ) from None
+        raise
+    function = module
+    for name in attribute.split("."):
+        function = getattr(function, name, None)
+    if not callable(function):
+        raise LoadError(f"handler '{handler}': the module '{module_name}' has no function '{attribute}'")
+    return function
+
+
+def run(handler, params, context):
+    result = handler(params, context)
+    if hasattr(result, "__await__"):
+        import asyncio
+
+        async def wait():
+            return await result
+
+        result = asyncio.run(wait())
+    try:
+        text = json.dumps(result)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"the function's result is not JSON: {error}") from None
+    return text.encode("utf-8")
+
+
+def invoke(handler, template, head, body):
+    """Runs one call: the head and body of its RESULT."""
+    head = json.loads(head)
+    output = Output() if head["output"] else DISCARD
+    set_current(output)
+    try:
+        context = Context(template)
+        context["request_id"] = head["id"]
+        context["deadline"] = head["deadline"]
+        result = run(handler, json.loads(body), context)
+        if len(result) > FRAME_MAX - OUTPUT_MAX * 8:
+            raise ValueError(f"the function's result of {len(result)} bytes is too large")
+        reply = {"ok": True}
+    except SystemExit as error:
+        leave(error.code)
+    except BaseException as error:
+        result = b""
+        reply = {"ok": False, "error": failure(error, 2)}
+    finally:
+        set_current(None)
+    text = output.text()
+    if text:
+        reply["output"] = text
+    return reply, result
+
+
+def leave(code):
+    """The function asked the process to exit."""
+    try:
+        sys.__stdout__.flush()
+        sys.__stderr__.flush()
+    finally:
+        if code is None:
+            _exit(0)
+        if isinstance(code, int):
+            _exit(code & 0xFF)
+        sys.__stderr__.write(f"{code}\n")
+        sys.__stderr__.flush()
+        _exit(1)
+
+
+def left_running(slots):
+    """Threads that calls left behind. Cheap: no module is imported to find out there are none."""
+    threading = sys.modules.get("threading")
+    return max(0, threading.active_count() - slots) if threading else 0
+
+
+def serve(connection, handler, template, slots):
+    while True:
+        frame = connection.receive()
+        if frame is None:
+            _exit(0)
+        kind, head, body = frame
+        if kind != INVOKE:
+            _exit(70)
+        reply, result = invoke(handler, template, head, body)
+        left = left_running(slots)
+        if left:
+            reply["left"] = left
+        connection.send(RESULT, reply, result)
+
+
+def main():
+    connection = Connection(0)
+    frame = connection.receive()
+    if frame is None:
+        _exit(0)
+    head = json.loads(frame[1])
+    slots = head.get("slots", 1)
+    others = [Connection(slot) for slot in range(1, slots)]
+    sys.stdout, sys.stderr = Stream(0, sys.stdout), Stream(1, sys.stderr)
+    add_site_packages()
+    try:
+        handler = load(head)
+    except SystemExit as error:
+        leave(error.code)
+    except BaseException as error:
+        connection.send(LOADED, {"ok": False, "error": failure(error, 1)})
+        # The node closes the connection; there is nothing to serve.
+        connection.receive()
+        _exit(0)
+    template = {"function_name": head["function"], "memory_mb": head["memory_mb"]}
+    for other in others:
+        import threading
+
+        arguments = (other, handler, template, slots)
+        threading.Thread(target=serve, args=arguments, daemon=True).start()
+    connection.send(LOADED, {"ok": True})
+    serve(connection, handler, template, slots)
+
+
+# What the function imports as `__main__` must not be this file's state.
+main()

@@ -34,6 +34,8 @@ pub(crate) struct Limits {
 #[derive(Clone, Debug)]
 pub(crate) struct Groups {
     version: Version,
+    /// Path of the node's own directories below the mount points.
+    name: PathBuf,
     /// The node's own directory in each hierarchy, by controller. For version 2 they are the same.
     dirs: BTreeMap<&'static str, PathBuf>,
     /// Controllers that aren't there, and why.
@@ -54,6 +56,7 @@ impl Groups {
         let group = Path::new("serverledge").join(format!("{:016x}", hash(state_dir)));
         let mut groups = Groups {
             version,
+            name: group.clone(),
             dirs: BTreeMap::new(),
             missing: Vec::new(),
         };
@@ -72,7 +75,12 @@ impl Groups {
 
     fn prepare(&self, root: &Path, group: &Path, controller: &str) -> Result<PathBuf, String> {
         let dir = root.join(group);
-        fs::create_dir_all(&dir).map_err(|error| format!("making {}: {error}", dir.display()))?;
+        let made = fs::create_dir_all(&dir).or_else(|error| match error.kind() {
+            // Another node has just removed the level above, as it was empty.
+            io::ErrorKind::NotFound => fs::create_dir_all(&dir),
+            _ => Err(error),
+        });
+        made.map_err(|error| format!("making {}: {error}", dir.display()))?;
         if self.version == Version::V2 && controller != "freezer" {
             let parent = dir.parent().unwrap_or(root);
             for dir in [root, parent, &dir] {
@@ -114,7 +122,10 @@ impl Groups {
         let dirs = self.dirs.iter();
         Cgroup {
             version: self.version,
-            dirs: dirs.map(|(controller, dir)| (*controller, dir.join(name))).collect(),
+            name: format!("/{}/{name}", self.name.display()),
+            dirs: dirs
+                .map(|(controller, dir)| (*controller, dir.join(name)))
+                .collect(),
         }
     }
 
@@ -142,6 +153,8 @@ impl Groups {
     pub(crate) fn close(&self) {
         for dir in self.dirs.values() {
             let _ = fs::remove_dir(dir);
+            // And the level above, unless it has groups of another node.
+            let _ = dir.parent().map(fs::remove_dir);
         }
     }
 }
@@ -150,6 +163,8 @@ impl Groups {
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     version: Version,
+    /// Its path below the mount points.
+    name: String,
     dirs: BTreeMap<&'static str, PathBuf>,
 }
 
@@ -190,7 +205,10 @@ impl Cgroup {
 
     /// The directory for `CLONE_INTO_CGROUP`; version 2 only.
     pub(crate) fn open_dir(&self) -> Option<OwnedFd> {
-        let dir = self.distinct().next().filter(|_| self.version == Version::V2)?;
+        let dir = self
+            .distinct()
+            .next()
+            .filter(|_| self.version == Version::V2)?;
         fs::File::open(dir).ok().map(OwnedFd::from)
     }
 
@@ -203,6 +221,29 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// Moves a process and its descendants here. What they fork from then on is born here.
+    pub(crate) fn attach_tree(&self, pid: i32) -> io::Result<()> {
+        self.attach(pid)?;
+        // Without CONFIG_PROC_CHILDREN there is no such file; the caller checks with `holds`.
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        for child in children.unwrap_or_default().split_whitespace() {
+            if let Ok(child) = child.parse() {
+                self.attach_tree(child)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a process is here already. Far cheaper than moving it once more.
+    pub(crate) fn holds(&self, pid: i32) -> bool {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let here = groups
+            .lines()
+            .filter(|line| line.ends_with(&self.name))
+            .count();
+        here >= self.distinct().count()
     }
 
     pub(crate) fn freeze(&self, frozen: bool) -> io::Result<()> {
@@ -260,7 +301,10 @@ impl Cgroup {
         pids.sort_unstable();
         pids.dedup();
         // 0 stands for a process of another namespace: not ours.
-        pids.into_iter().filter(|pid| *pid > 0).filter_map(Pid::from_raw).collect()
+        pids.into_iter()
+            .filter(|pid| *pid > 0)
+            .filter_map(Pid::from_raw)
+            .collect()
     }
 
     /// Removes the group once its processes are dead. Blocks up to [`REMOVE_FOR`]; false if it is
@@ -337,7 +381,7 @@ fn hierarchies(mountinfo: &str) -> (Version, BTreeMap<&'static str, PathBuf>) {
             continue;
         };
         match (right.next(), right.nth(1)) {
-            (Some("cgroup"), Some(options)) => {
+            (Some("cgroup-none"), Some(options)) => {
                 for controller in CONTROLLERS {
                     if options.split(',').any(|option| option == controller) {
                         v1.entry(controller).or_insert_with(|| PathBuf::from(point));
@@ -375,7 +419,10 @@ mod tests {
         let check = |mounts: &str, version, memory: Option<&str>, cpu: Option<&str>| {
             let (found, roots) = hierarchies(mounts);
             assert_eq!(found, version);
-            assert_eq!(roots.get("memory").map(PathBuf::as_path), memory.map(Path::new));
+            assert_eq!(
+                roots.get("memory").map(PathBuf::as_path),
+                memory.map(Path::new)
+            );
             assert_eq!(roots.get("cpu").map(PathBuf::as_path), cpu.map(Path::new));
         };
         let unified = "31 23 0:28 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw\n";

@@ -60,7 +60,9 @@ impl FakeBackend {
         handler: impl Into<String>,
         act: impl Fn(&Call) -> Act + Send + Sync + 'static,
     ) -> &Self {
-        lock(&self.state).handlers.insert(handler.into(), Arc::new(act));
+        lock(&self.state)
+            .handlers
+            .insert(handler.into(), Arc::new(act));
         self
     }
 
@@ -116,7 +118,9 @@ impl Backend for FakeBackend {
             let echo: Handler = Arc::new(|call| Act::Return(call.params.to_vec(), Duration::ZERO));
             let handler = state.handlers.get(&spec.handler).cloned().unwrap_or(echo);
             let sandbox = Arc::new(FakeSandbox::new(handler, spec.slots, self.live.clone()));
-            state.sandboxes.retain(|_, sandbox| sandbox.strong_count() > 0);
+            state
+                .sandboxes
+                .retain(|_, sandbox| sandbox.strong_count() > 0);
             state.sandboxes.insert(spec.id, Arc::downgrade(&sandbox));
             Ok(sandbox as Arc<dyn Sandbox>)
         })

@@ -224,7 +224,11 @@ impl Registry {
             for (body, _) in living.sandboxes.values() {
                 body.kill();
             }
-            living.sandboxes.values().map(|(_, end)| end.clone()).collect()
+            living
+                .sandboxes
+                .values()
+                .map(|(_, end)| end.clone())
+                .collect()
         };
         for mut end in ends {
             // An error comes when the watcher has dropped its end: that is when it is done.
@@ -260,7 +264,10 @@ async fn see_off(
         body.cgroup().is_none_or(Cgroup::remove)
     };
     if let Ok(false) = tokio::task::spawn_blocking(clear).await {
-        tracing::warn!(sandbox = watched.id, "a sandbox's cgroup could not be removed");
+        tracing::warn!(
+            sandbox = watched.id,
+            "a sandbox's cgroup could not be removed"
+        );
     }
 }
 
@@ -412,7 +419,11 @@ impl Instance {
     /// Freezing is a matter of microseconds when idle, but in the worst case it blocks.
     async fn freeze(&self, frozen: bool) {
         let body = self.body.0.clone();
-        let freeze = move || body.cgroup.get().map_or(Ok(()), |cgroup| cgroup.freeze(frozen));
+        let freeze = move || {
+            body.cgroup
+                .get()
+                .map_or(Ok(()), |cgroup| cgroup.freeze(frozen))
+        };
         let done = tokio::task::spawn_blocking(freeze).await;
         if let Ok(Err(error)) = done {
             tracing::warn!(%error, frozen, "freezing or thawing a sandbox failed");

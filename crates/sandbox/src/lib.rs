@@ -26,8 +26,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use oci::helper_main;
 pub use error::{CallError, CreateError, Exit, ExitCause};
+pub use oci::helper_main;
 pub use types::{Call, FunctionError, Reply, SandboxSpec, Shim};
 
 /// A future whose type is erased, so that the traits here can be used as objects.

@@ -31,7 +31,10 @@ impl ProcessBackend {
     /// A backend that keeps its sockets and shims in this directory. Its path must be shorter than
     /// about 80 bytes, as those of sockets have a limit of 107.
     pub fn start(state_dir: PathBuf) -> io::Result<Arc<ProcessBackend>> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&state_dir)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&state_dir)?;
         let state_dir = fs::canonicalize(state_dir)?;
         fs::create_dir_all(state_dir.join("sandboxes"))?;
         for shim in [Shim::Python, Shim::Node] {

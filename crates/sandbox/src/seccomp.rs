@@ -68,16 +68,24 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
     };
     let no_namespaces = SeccompCmpOp::MaskedEq(CLONE_NEW_ANY);
     rules.insert(libc::SYS_clone, vec![arg(0, no_namespaces, 0)?]);
-    let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+    let families = [
+        libc::AF_UNIX,
+        libc::AF_INET,
+        libc::AF_INET6,
+        libc::AF_NETLINK,
+    ];
     for call in [libc::SYS_socket, libc::SYS_socketpair] {
         let allowed = families.map(|family| arg(0, SeccompCmpOp::Eq, family as u64));
         rules.insert(call, allowed.into_iter().collect::<Result<_, _>>()?);
     }
     // Asking for the execution domain is fine, and so is Linux; others have seen little testing.
     let domains = [0, 0xffff_ffff].map(|domain| arg(0, SeccompCmpOp::Eq, domain));
-    rules.insert(libc::SYS_personality, domains.into_iter().collect::<Result<_, _>>()?);
+    rules.insert(
+        libc::SYS_personality,
+        domains.into_iter().collect::<Result<_, _>>()?,
+    );
     // TIOCSTI types into a terminal, TIOCLINUX pastes into one.
-    let typing = [libc::TIOCSTI as u64, 0x541c].map(|request| {
+    let typing = [libc::TIOCSTI, 0x541c].map(|request| {
         SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, request)
     });
     let not_typing = SeccompRule::new(typing.into_iter().collect::<Result<_, _>>()?)?;

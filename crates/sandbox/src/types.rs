@@ -50,8 +50,8 @@ impl Shim {
     /// The shim's source, as embedded in this program.
     pub fn source(self) -> &'static [u8] {
         match self {
-            Shim::Python => include_bytes!(concat!(env!("OUT_DIR"), "/shim.py")),
-            Shim::Node => include_bytes!(concat!(env!("OUT_DIR"), "/shim.mjs")),
+            Shim::Python => include_bytes!("../shims/shim.py"),
+            Shim::Node => include_bytes!("../shims/shim.mjs"),
         }
     }
 

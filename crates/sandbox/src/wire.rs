@@ -9,25 +9,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+pub(crate) use serverledge_executor::kind;
+use serverledge_executor::{FRAME_MAX, PREFIX};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
-/// Largest frame either side may send.
-pub(crate) const FRAME_MAX: usize = 64 << 20;
-/// Bytes of a frame before its head: total length, kind, length of the head.
-const PREFIX: usize = 4 + 1 + 4;
 /// Most that is read, and so allocated, at a time.
 const READ_STEP: usize = 256 << 10;
 /// A buffer that grew beyond this is given back after the call.
 const BUFFER_KEPT: usize = 1 << 20;
-
-pub(crate) mod kind {
-    pub(crate) const HELLO: u8 = 1;
-    pub(crate) const LOAD: u8 = 2;
-    pub(crate) const LOADED: u8 = 3;
-    pub(crate) const INVOKE: u8 = 4;
-    pub(crate) const RESULT: u8 = 5;
-}
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Hello {
@@ -177,11 +167,15 @@ impl Connection {
         self.fill(4 + total).await?;
         let received = &self.received[..];
         if received.len() > 4 + total {
-            return Err(WireError::Invalid("more than one frame at a time".to_owned()));
+            return Err(WireError::Invalid(
+                "more than one frame at a time".to_owned(),
+            ));
         }
         if received[4] != kind {
             let got = received[4];
-            return Err(WireError::Invalid(format!("a frame of kind {got} instead of {kind}")));
+            return Err(WireError::Invalid(format!(
+                "a frame of kind {got} instead of {kind}"
+            )));
         }
         let head = length(&received[5..PREFIX]);
         let rest = &received[PREFIX..];
@@ -204,7 +198,9 @@ impl Connection {
 }
 
 fn length(bytes: &[u8]) -> usize {
-    bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte))
+    bytes
+        .iter()
+        .fold(0, |sum, byte| sum << 8 | usize::from(*byte))
 }
 
 /// The socket on which a sandbox connects. Dropping it removes the file.
@@ -264,10 +260,18 @@ mod tests {
     async fn hostile_bytes_are_errors() {
         check(b"", "Closed").await;
         check(b"\0\0\0", "Closed").await;
-        check(b"\xff\xff\xff\xff\x05\0\0\0\0", "a frame of 4294967295 bytes").await;
+        check(
+            b"\xff\xff\xff\xff\x05\0\0\0\0",
+            "a frame of 4294967295 bytes",
+        )
+        .await;
         check(b"\0\0\0\x04\x05\0\0\0\0", "a frame of 4 bytes").await;
         check(b"\x03\xff\xff\xff\x05\0\0\0\x02{}", "Closed").await;
-        check(b"\0\0\0\x07\x05\xff\xff\xff\xff{}", "a head of 4294967295 bytes").await;
+        check(
+            b"\0\0\0\x07\x05\xff\xff\xff\xff{}",
+            "a head of 4294967295 bytes",
+        )
+        .await;
         check(b"\0\0\0\x07\x04\0\0\0\x02{}", "kind 4 instead of 5").await;
         check(b"\0\0\0\x07\x05\0\0\0\x02{}", "missing field `ok`").await;
         check(b"\0\0\0\x07\x05\0\0\0\x02{}x", "more than one frame").await;

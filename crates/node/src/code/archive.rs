@@ -19,10 +19,17 @@ const ENTRY_OVERHEAD_BYTES: u64 = 8192;
 #[derive(Debug)]
 pub(super) enum Make {
     Directory,
-    File { executable: bool, modified_unix: u64 },
-    Link { target: PathBuf },
+    File {
+        executable: bool,
+        modified_unix: u64,
+    },
+    Link {
+        target: PathBuf,
+    },
     /// A second name of a file that was made before.
-    HardLink { target: PathBuf },
+    HardLink {
+        target: PathBuf,
+    },
 }
 
 /// An entry that may be made. Missing parents are to be made as well.
@@ -45,19 +52,27 @@ pub(super) fn walk(
 ) -> Result<(), CodeError> {
     let mut start = Vec::with_capacity(8);
     let read = reader.by_ref().take(8).read_to_end(&mut start);
-    read.map_err(|error| CodeError::NotAnArchive { reason: error.to_string() })?;
+    read.map_err(|error| CodeError::NotAnArchive {
+        reason: error.to_string(),
+    })?;
     let gzip = is_gzip(&start);
     let other_kind = other_kind(&start);
     let reader = io::Cursor::new(start).chain(reader);
     if let Some(kind) = other_kind {
-        return Err(CodeError::NotAnArchive { reason: format!("it is {kind}") });
+        return Err(CodeError::NotAnArchive {
+            reason: format!("it is {kind}"),
+        });
     }
     // Outside of the walk's own accounting: what extension headers may expand to.
     let overhead = ENTRY_OVERHEAD_BYTES.saturating_mul(limits.entries_max as u64);
     let stream_bytes = limits.unpacked_bytes_max.saturating_add(overhead);
     let left = Cell::new(stream_bytes);
     if gzip {
-        walk_tar(Bounded::new(MultiGzDecoder::new(reader), &left), limits, visit)
+        walk_tar(
+            Bounded::new(MultiGzDecoder::new(reader), &left),
+            limits,
+            visit,
+        )
     } else {
         walk_tar(Bounded::new(reader, &left), limits, visit)
     }
@@ -72,7 +87,10 @@ fn other_kind(start: &[u8]) -> Option<&'static str> {
         (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
         (b"7z\xbc\xaf", "a 7z archive"),
     ];
-    kinds.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, kind)| *kind)
+    kinds
+        .iter()
+        .find(|(magic, _)| start.starts_with(magic))
+        .map(|(_, kind)| *kind)
 }
 
 fn walk_tar<R: Read>(
@@ -84,18 +102,26 @@ fn walk_tar<R: Read>(
     let mut tree = Tree::default();
     let mut count = 0;
     let unpacked = Cell::new(limits.unpacked_bytes_max);
-    let entries = archive.entries().map_err(|error| unreadable(&error, 0, limits))?;
+    let entries = archive
+        .entries()
+        .map_err(|error| unreadable(&error, 0, limits))?;
     for entry in entries {
         let mut entry = entry.map_err(|error| unreadable(&error, count, limits))?;
         count += 1;
         if count > limits.entries_max {
-            return Err(CodeError::TooMany { entries_max: limits.entries_max });
+            return Err(CodeError::TooMany {
+                entries_max: limits.entries_max,
+            });
         }
         let raw_path = entry.path_bytes().into_owned();
-        let admitted = admit(&mut tree, &entry, &raw_path, limits).map_err(|error| match error {
-            Refused::Problem(problem) => CodeError::Entry { path: shown(&raw_path), problem },
-            Refused::Error(error) => error,
-        })?;
+        let admitted =
+            admit(&mut tree, &entry, &raw_path, limits).map_err(|error| match error {
+                Refused::Problem(problem) => CodeError::Entry {
+                    path: shown(&raw_path),
+                    problem,
+                },
+                Refused::Error(error) => error,
+            })?;
         let Some(admitted) = admitted else { continue };
         let size = entry.size();
         let mut content = Bounded::new(&mut entry, &unpacked);
@@ -159,14 +185,27 @@ fn admit(
             // Odd modes and times are no reason to refuse code.
             let executable = entry.header().mode().unwrap_or(0o644) & 0o111 != 0;
             let modified_unix = entry.header().mtime().unwrap_or(0);
-            (Make::File { executable, modified_unix }, Node::File)
+            (
+                Make::File {
+                    executable,
+                    modified_unix,
+                },
+                Node::File,
+            )
         }
         EntryType::Symlink => {
             let target = link_target(&target)?;
-            (Make::Link { target: target.clone() }, Node::Link(target))
+            (
+                Make::Link {
+                    target: target.clone(),
+                },
+                Node::Link(target),
+            )
         }
         EntryType::Link => {
-            let wanted = || EntryProblem::HardLinkTarget { target: shown(&target) };
+            let wanted = || EntryProblem::HardLinkTarget {
+                target: shown(&target),
+            };
             let target = entry_path(&target).map_err(|_| wanted())?;
             if !tree.is_file(&target) || target == path {
                 return Err(wanted().into());
@@ -183,7 +222,9 @@ fn admit(
 
 fn unreadable(error: &io::Error, entries: usize, limits: &CodeLimits) -> CodeError {
     if error.kind() == io::ErrorKind::FileTooLarge {
-        return CodeError::TooLarge { bytes_max: limits.unpacked_bytes_max };
+        return CodeError::TooLarge {
+            bytes_max: limits.unpacked_bytes_max,
+        };
     }
     let reason = error.to_string();
     match entries {

@@ -131,7 +131,7 @@ pub enum EntryProblem {
 
 impl CodeError {
     /// Whether whoever sent the code can put it right; otherwise the node is to blame.
-    pub fn is_callers_fault(&self) -> bool {
+    pub fn is_caller(&self) -> bool {
         match self {
             Self::NotAnArchive { .. }
             | Self::Malformed { .. }
@@ -144,11 +144,18 @@ impl CodeError {
 
     pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io { doing, path, source }
+        move |source| Self::Io {
+            doing,
+            path,
+            source,
+        }
     }
 
     pub(super) fn entry(path: &Path, problem: EntryProblem) -> Self {
-        Self::Entry { path: shown(path.as_os_str().as_encoded_bytes()), problem }
+        Self::Entry {
+            path: shown(path.as_os_str().as_encoded_bytes()),
+            problem,
+        }
     }
 }
 
@@ -156,7 +163,11 @@ impl CodeError {
 pub(super) fn shown(path: &[u8]) -> String {
     const CHARACTERS_MAX: usize = 200;
     let text = String::from_utf8_lossy(path);
-    let mut shown: String = text.chars().take(CHARACTERS_MAX).flat_map(char::escape_debug).collect();
+    let mut shown: String = text
+        .chars()
+        .take(CHARACTERS_MAX)
+        .flat_map(char::escape_debug)
+        .collect();
     if text.chars().nth(CHARACTERS_MAX).is_some() {
         shown.push('…');
     }

@@ -47,8 +47,13 @@ impl Digest {
 
     /// Reads what [`Digest::as_str`] wrote.
     pub fn parse(text: &str) -> Result<Self, CodeError> {
-        let valid = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if valid { Ok(Self(text.into())) } else { Err(CodeError::Digest(text.into())) }
+        let valid =
+            text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if valid {
+            Ok(Self(text.into()))
+        } else {
+            Err(CodeError::Digest(text.into()))
+        }
     }
 
     /// As text.
@@ -90,7 +95,10 @@ impl CodeStore {
     /// left. A directory belongs to one process: the caller sees to that (the `store`'s lock).
     pub fn open(directory: &Path, limits: CodeLimits) -> Result<Self, CodeError> {
         // Sandboxed users pass through it to code they were given; they can't list the rest.
-        let made = DirBuilder::new().recursive(true).mode(0o711).create(directory);
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(directory);
         made.map_err(CodeError::io("creating the directory", directory))?;
         let store = Self {
             directory: directory.to_path_buf(),
@@ -109,7 +117,9 @@ impl CodeStore {
         if path.exists() {
             return Ok(digest);
         }
-        archive::walk(tar, &self.limits, |_, content| io::copy(content, &mut io::sink()).map(drop))?;
+        archive::walk(tar, &self.limits, |_, content| {
+            io::copy(content, &mut io::sink()).map(drop)
+        })?;
         let temporary = self.temporary();
         let written = write_archive(&temporary, tar)
             .and_then(|()| std::fs::rename(&temporary, &path))
@@ -130,7 +140,11 @@ impl CodeStore {
         }
         let lock = Arc::clone(self.unpacking().entry(digest.clone()).or_default());
         let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let unpacked = if target.is_dir() { Ok(()) } else { self.unpack(digest, &target) };
+        let unpacked = if target.is_dir() {
+            Ok(())
+        } else {
+            self.unpack(digest, &target)
+        };
         drop(guard);
         self.unpacking().remove(digest);
         unpacked.map(|()| target)
@@ -206,13 +220,15 @@ impl CodeStore {
     fn clean(&self) -> Result<(), CodeError> {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let marker = self.directory.join(BOOT_ID);
-        let same_boot = !boot.is_empty()
-            && std::fs::read_to_string(&marker).is_ok_and(|former| former == boot);
+        let same_boot =
+            !boot.is_empty() && std::fs::read_to_string(&marker).is_ok_and(|former| former == boot);
         for name in self.names()? {
             let path = self.directory.join(&name);
             let unpacked = Digest::parse(&name).is_ok();
             if name.starts_with(TEMPORARY_PREFIX) || (unpacked && !same_boot) {
-                let is_directory = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+                let is_directory = path
+                    .symlink_metadata()
+                    .is_ok_and(|metadata| metadata.is_dir());
                 let removed = match is_directory {
                     true => std::fs::remove_dir_all(&path),
                     false => std::fs::remove_file(&path),
@@ -229,7 +245,10 @@ impl CodeStore {
             .and_then(|entries| entries.collect::<io::Result<Vec<_>>>())
             .map_err(failed)?;
         // Names that aren't UTF-8 aren't ours.
-        Ok(entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+        Ok(entries
+            .into_iter()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect())
     }
 
     fn archive(&self, digest: &Digest) -> PathBuf {
@@ -242,13 +261,19 @@ impl CodeStore {
     }
 
     fn unpacking(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<Mutex<()>>>> {
-        self.unpacking.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unpacking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Always compressed: an archive is written once and read rarely.
 fn write_archive(path: &Path, tar: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     if archive::is_gzip(tar) {
         file.write_all(tar)?;
     } else {

@@ -9,13 +9,22 @@ use tar::EntryType;
 
 use super::*;
 
-const LIMITS: CodeLimits = CodeLimits { unpacked_bytes_max: 1 << 20, entries_max: 100 };
+const LIMITS: CodeLimits = CodeLimits {
+    unpacked_bytes_max: 1 << 20,
+    entries_max: 100,
+};
 
 /// One raw entry: kind, path, link target, content, mode.
 struct Raw<'a>(EntryType, &'a [u8], &'a [u8], &'a [u8], u32);
 
 fn file<'a>(path: &'a str, content: &'a str) -> Raw<'a> {
-    Raw(EntryType::Regular, path.as_bytes(), b"", content.as_bytes(), 0o600)
+    Raw(
+        EntryType::Regular,
+        path.as_bytes(),
+        b"",
+        content.as_bytes(),
+        0o600,
+    )
 }
 
 fn directory(path: &str) -> Raw<'_> {
@@ -23,11 +32,23 @@ fn directory(path: &str) -> Raw<'_> {
 }
 
 fn link<'a>(path: &'a str, target: &'a str) -> Raw<'a> {
-    Raw(EntryType::Symlink, path.as_bytes(), target.as_bytes(), b"", 0o777)
+    Raw(
+        EntryType::Symlink,
+        path.as_bytes(),
+        target.as_bytes(),
+        b"",
+        0o777,
+    )
 }
 
 fn hard_link<'a>(path: &'a str, target: &'a str) -> Raw<'a> {
-    Raw(EntryType::Link, path.as_bytes(), target.as_bytes(), b"", 0o644)
+    Raw(
+        EntryType::Link,
+        path.as_bytes(),
+        target.as_bytes(),
+        b"",
+        0o644,
+    )
 }
 
 fn archive(entries: &[Raw<'_>]) -> Vec<u8> {
@@ -40,7 +61,10 @@ fn archive(entries: &[Raw<'_>]) -> Vec<u8> {
 }
 
 fn append(bytes: &mut Vec<u8>, Raw(kind, path, target, content, mode): &Raw<'_>) {
-    for (name, long) in [(path, EntryType::GNULongName), (target, EntryType::GNULongLink)] {
+    for (name, long) in [
+        (path, EntryType::GNULongName),
+        (target, EntryType::GNULongLink),
+    ] {
         if name.len() > 100 {
             append(bytes, &Raw(long, b"././@LongLink", b"", name, 0));
         }
@@ -75,7 +99,7 @@ fn store() -> (tempfile::TempDir, CodeStore) {
 fn refusal(bytes: &[u8]) -> String {
     let (_directory, store) = store();
     let error = store.put(bytes).expect_err("should be refused");
-    assert!(error.is_callers_fault(), "{error}");
+    assert!(error.is_caller(), "{error}");
     assert_eq!(store.names().unwrap(), [BOOT_ID], "{error}");
     error.to_string()
 }
@@ -98,12 +122,18 @@ fn list(root: &Path, directory: &Path, lines: &mut Vec<String>) {
         let metadata = path.symlink_metadata().unwrap();
         let mode = metadata.permissions().mode() & 0o7777;
         if metadata.is_symlink() {
-            lines.push(format!("{name} -> {}", std::fs::read_link(&path).unwrap().display()));
+            lines.push(format!(
+                "{name} -> {}",
+                std::fs::read_link(&path).unwrap().display()
+            ));
         } else if metadata.is_dir() {
             lines.push(format!("{name}/ {mode:o}"));
             list(root, &path, lines);
         } else {
-            lines.push(format!("{name} {mode:o} {}", std::fs::read_to_string(&path).unwrap()));
+            lines.push(format!(
+                "{name} {mode:o} {}",
+                std::fs::read_to_string(&path).unwrap()
+            ));
         }
     }
 }
@@ -161,8 +191,14 @@ fn the_last_of_a_name_wins() {
         directory("x"),
         file("x/y", "y"),
     ]);
-    let expected =
-        ["a 644 second", "d 644 a file too", "h -> a", "l 644 a file now", "x/ 755", "x/y 644 y"];
+    let expected = [
+        "a 644 second",
+        "d 644 a file too",
+        "h -> a",
+        "l 644 a file now",
+        "x/ 755",
+        "x/y 644 y",
+    ];
     assert_eq!(listing(&bytes), expected);
 }
 
@@ -172,41 +208,108 @@ fn long_and_strange_names() {
     let bytes = archive(&[file(&long, "1"), file("ü \n'\"$(x)", "2"), file("-rf", "3")]);
     let lines = listing(&bytes);
     assert!(lines.contains(&format!("{long} 644 1")), "{lines:?}");
-    assert!(lines.contains(&"ü \n'\"$(x) 644 2".to_string()), "{lines:?}");
+    assert!(
+        lines.contains(&"ü \n'\"$(x) 644 2".to_string()),
+        "{lines:?}"
+    );
     let bytes = archive(&[Raw(EntryType::Regular, b"\xff\xfe", b"", b"1", 0o644)]);
     assert_eq!(listing(&bytes).len(), 1);
 }
 
+fn check_refused(entries: &[Raw<'_>], path: &str, problem: &str) {
+    let message = refusal(&archive(entries));
+    let expected = format!("entry \"{path}\" of the code archive {problem}");
+    assert!(message.starts_with(&expected), "{message}");
+    refusal(&gzip(&archive(entries)));
+}
+
 #[test]
 fn hostile_entries_are_named() {
-    let check = |entries: &[Raw<'_>], path: &str, problem: &str| {
-        let message = refusal(&archive(entries));
-        let expected = format!("entry \"{path}\" of the code archive {problem}");
-        assert!(message.starts_with(&expected), "{message}");
-        refusal(&gzip(&archive(entries)));
-    };
-    check(&[file("ok", "1"), file("/etc/x", "1")], "/etc/x", "has an absolute path");
+    let check = check_refused;
+    check(
+        &[file("ok", "1"), file("/etc/x", "1")],
+        "/etc/x",
+        "has an absolute path",
+    );
     check(&[file("a/../../x", "1")], "a/../../x", "has \"..\"");
     check(&[file("..", "1")], "..", "has \"..\"");
     check(&[file("", "1")], "", "has no name");
     check(&[file(".", "1")], ".", "has no name");
-    check(&[link("l", "/etc/passwd")], "l", "is a link to the absolute path \"/etc/passwd\"");
+    check(
+        &[link("l", "/etc/passwd")],
+        "l",
+        "is a link to the absolute path \"/etc/passwd\"",
+    );
     check(&[link("l", "../x")], "l", "is a link to \"../x\", outside");
-    check(&[link("a/l", "../../x")], "a/l", "is a link to \"../../x\", outside");
+    check(
+        &[link("a/l", "../../x")],
+        "a/l",
+        "is a link to \"../../x\", outside",
+    );
     check(&[link("l", "")], "l", "is a link without a target");
-    check(&[hard_link("h", "/etc/passwd")], "h", "is a hard link to \"/etc/passwd\"");
+}
+
+#[test]
+fn misplaced_entries_are_named() {
+    let check = check_refused;
+    check(
+        &[hard_link("h", "/etc/passwd")],
+        "h",
+        "is a hard link to \"/etc/passwd\"",
+    );
     check(&[hard_link("h", "../x")], "h", "is a hard link");
-    check(&[hard_link("h", "later"), file("later", "1")], "h", "is a hard link");
-    check(&[link("l", "x"), hard_link("h", "l")], "h", "is a hard link");
-    check(&[file("a", "1"), hard_link("a", "a")], "a", "is a hard link");
-    check(&[file("f", "1"), file("f/x", "1")], "f/x", "is inside of \"f\"");
-    check(&[link("l", "."), file("l/x", "1")], "l/x", "is inside of \"l\"");
-    check(&[file("d/x", "1"), file("d", "1")], "d", "replaces a directory");
-    check(&[file("d/x", "1"), link("d", "x")], "d", "replaces a directory");
+    check(
+        &[hard_link("h", "later"), file("later", "1")],
+        "h",
+        "is a hard link",
+    );
+    check(
+        &[link("l", "x"), hard_link("h", "l")],
+        "h",
+        "is a hard link",
+    );
+    check(
+        &[file("a", "1"), hard_link("a", "a")],
+        "a",
+        "is a hard link",
+    );
+    check(
+        &[file("f", "1"), file("f/x", "1")],
+        "f/x",
+        "is inside of \"f\"",
+    );
+    check(
+        &[link("l", "."), file("l/x", "1")],
+        "l/x",
+        "is inside of \"l\"",
+    );
+    check(
+        &[file("d/x", "1"), file("d", "1")],
+        "d",
+        "replaces a directory",
+    );
+    check(
+        &[file("d/x", "1"), link("d", "x")],
+        "d",
+        "replaces a directory",
+    );
+}
+
+#[test]
+fn odd_names_and_kinds_are_named() {
+    let check = check_refused;
     let long = "n".repeat(256);
-    check(&[file(&long, "1")], &format!("{}…", &long[..200]), "has a name longer than 255");
+    check(
+        &[file(&long, "1")],
+        &format!("{}…", &long[..200]),
+        "has a name longer than 255",
+    );
     let deep = "d/".repeat(600);
-    check(&[file(&deep, "1")], &format!("{}…", &deep[..200]), "has a path longer than 1024");
+    check(
+        &[file(&deep, "1")],
+        &format!("{}…", &deep[..200]),
+        "has a path longer than 1024",
+    );
     let zero = Raw(EntryType::GNULongName, b"././@LongLink", b"", b"a\0b", 0);
     check(&[zero, file("x", "1")], "a\\0b", "has a zero byte");
     for (kind, name) in [
@@ -215,7 +318,11 @@ fn hostile_entries_are_named() {
         (EntryType::Fifo, "fifo"),
         (EntryType::new(b'Z'), "thing"),
     ] {
-        check(&[Raw(kind, b"x", b"", b"", 0o644)], "x", &format!("is a {name}"));
+        check(
+            &[Raw(kind, b"x", b"", b"", 0o644)],
+            "x",
+            &format!("is a {name}"),
+        );
     }
 }
 
@@ -223,7 +330,10 @@ fn hostile_entries_are_named() {
 fn links_are_followed_through_links() {
     // Lexically inside; for the kernel `d/up/..` is the parent of the whole tree.
     let message = refusal(&archive(&[link("d/up", ".."), link("out", "d/up/../x")]));
-    assert!(message.contains("\"out\"") && message.contains("outside"), "{message}");
+    assert!(
+        message.contains("\"out\"") && message.contains("outside"),
+        "{message}"
+    );
     let message = refusal(&archive(&[link("a", "b"), link("b", "a")]));
     assert!(message.contains("too many other links"), "{message}");
     // Replaced before the end: harmless.
@@ -235,7 +345,10 @@ fn links_are_followed_through_links() {
 fn limits_have_names() {
     let large = "x".repeat(600 << 10);
     let message = refusal(&archive(&[file("a", &large), file("b", &large)]));
-    assert!(message.contains("1048576 bytes") && message.contains("code.size_max"), "{message}");
+    assert!(
+        message.contains("1048576 bytes") && message.contains("code.size_max"),
+        "{message}"
+    );
     // The same as a bomb: 600 bytes of gzip a MiB.
     let message = refusal(&gzip(&archive(&[file("a", &large), file("a", &large)])));
     assert!(message.contains("code.size_max"), "{message}");
@@ -256,20 +369,29 @@ fn limits_have_names() {
 fn sparse_files_count_with_their_holes() {
     let path = tempfile::tempdir().unwrap();
     let hole = path.path().join("hole");
-    std::fs::File::create(&hole).unwrap().set_len(100_000).unwrap();
+    std::fs::File::create(&hole)
+        .unwrap()
+        .set_len(100_000)
+        .unwrap();
     let tar = |output: &str| {
         let status = std::process::Command::new("tar")
             .args(["-S", "--format=gnu", "-cf", output, "hole"])
             .current_dir(path.path())
             .status();
-        status.is_ok_and(|status| status.success())
+        status
+            .is_ok_and(|status| status.success())
             .then(|| std::fs::read(path.path().join(output)).unwrap())
     };
-    let Some(small) = tar("small.tar") else { return };
+    let Some(small) = tar("small.tar") else {
+        return;
+    };
     let (_directory, store) = store();
     let root = store.dir(&store.put(&small).unwrap()).unwrap();
     assert_eq!(std::fs::metadata(root.join("hole")).unwrap().len(), 100_000);
-    std::fs::File::create(&hole).unwrap().set_len(1 << 40).unwrap();
+    std::fs::File::create(&hole)
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
     assert!(refusal(&tar("large.tar").unwrap()).contains("code.size_max"));
 }
 
@@ -301,8 +423,13 @@ fn damage_and_other_kinds_are_told_apart() {
 #[test]
 fn times_are_kept() {
     let (_directory, store) = store();
-    let root = store.dir(&store.put(&archive(&[file("a", "1")])).unwrap()).unwrap();
-    assert_eq!(std::fs::metadata(root.join("a")).unwrap().mtime(), 1_600_000_000);
+    let root = store
+        .dir(&store.put(&archive(&[file("a", "1")])).unwrap())
+        .unwrap();
+    assert_eq!(
+        std::fs::metadata(root.join("a")).unwrap().mtime(),
+        1_600_000_000
+    );
 }
 
 #[test]
@@ -317,7 +444,7 @@ fn code_is_kept_once_and_removed() {
     store.remove(&digest).unwrap();
     store.remove(&digest).unwrap();
     assert!(!root.exists());
-    assert_eq!(store.digests().unwrap(), [other.clone()]);
+    assert_eq!(store.digests().unwrap(), std::slice::from_ref(&other));
     assert!(matches!(store.dir(&digest), Err(CodeError::Missing(_))));
 
     // A restart of the node finds all of it, and removes what was half made.
@@ -328,7 +455,7 @@ fn code_is_kept_once_and_removed() {
     drop(store);
     let store = CodeStore::open(&place, LIMITS).unwrap();
     assert!(!place.join("tmp-7").exists() && !place.join("tmp-8").exists());
-    assert_eq!(store.digests().unwrap(), [other.clone()]);
+    assert_eq!(store.digests().unwrap(), std::slice::from_ref(&other));
     assert!(unpacked.exists());
     // A restart of the machine: what was unpacked isn't trusted.
     std::fs::write(place.join(BOOT_ID), "another").unwrap();
@@ -337,13 +464,23 @@ fn code_is_kept_once_and_removed() {
     assert!(!unpacked.exists());
     assert_eq!(store.dir(&other).unwrap(), unpacked);
     assert!(store.empty_dir().unwrap().is_dir());
-    assert!(store.empty_dir().unwrap().read_dir().unwrap().next().is_none());
+    assert!(
+        store
+            .empty_dir()
+            .unwrap()
+            .read_dir()
+            .unwrap()
+            .next()
+            .is_none()
+    );
 }
 
 #[test]
 fn many_threads_unpack_one_digest() {
     let (_directory, store) = store();
-    let digest = store.put(&archive(&[file("d/a", "1"), file("b", "2")])).unwrap();
+    let digest = store
+        .put(&archive(&[file("d/a", "1"), file("b", "2")]))
+        .unwrap();
     std::thread::scope(|scope| {
         for _ in 0..16 {
             scope.spawn(|| {
@@ -353,7 +490,13 @@ fn many_threads_unpack_one_digest() {
         }
     });
     assert!(store.unpacking().is_empty());
-    assert!(!store.names().unwrap().iter().any(|name| name.starts_with(TEMPORARY_PREFIX)));
+    assert!(
+        !store
+            .names()
+            .unwrap()
+            .iter()
+            .any(|name| name.starts_with(TEMPORARY_PREFIX))
+    );
 }
 
 #[test]
@@ -361,19 +504,38 @@ fn digests_are_checked() {
     let (_directory, store) = store();
     let digest = store.put(b"").unwrap();
     assert_eq!(Digest::parse(digest.as_str()).unwrap(), digest);
-    for wrong in ["", "../../etc", &"A".repeat(64), &"a".repeat(63), &"é".repeat(32)] {
+    for wrong in [
+        "",
+        "../../etc",
+        &"A".repeat(64),
+        &"a".repeat(63),
+        &"é".repeat(32),
+    ] {
         assert!(Digest::parse(wrong).is_err());
     }
 }
 
 fn any_entry() -> impl Strategy<Value = (u8, String, String, String)> {
-    let name = prop_oneof!["[ab]", "[ab]/[ab]", "[ab]/[ab]/[ab]", "\\.\\./[ab]", "/[ab]", "\\./[ab]/"];
-    let target = prop_oneof!["[ab]", "\\.\\.", "\\.\\./[ab]", "[ab]/\\.\\./\\.\\.", "[ab]/[ab]/\\.\\."];
+    let name = prop_oneof![
+        "[ab]",
+        "[ab]/[ab]",
+        "[ab]/[ab]/[ab]",
+        "\\.\\./[ab]",
+        "/[ab]",
+        "\\./[ab]/"
+    ];
+    let target = prop_oneof![
+        "[ab]",
+        "\\.\\.",
+        "\\.\\./[ab]",
+        "[ab]/\\.\\./\\.\\.",
+        "[ab]/[ab]/\\.\\."
+    ];
     (0_u8..4, name, target, "[xyz]{0,20}")
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     /// Whatever is accepted unpacks, and nothing in it leads out, as the kernel sees it.
     #[test]

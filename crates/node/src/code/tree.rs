@@ -55,7 +55,9 @@ impl Tree {
         }
         self.nodes.insert(path.to_path_buf(), node);
         if self.nodes.len() > limits.entries_max {
-            return Err(CodeError::TooMany { entries_max: limits.entries_max });
+            return Err(CodeError::TooMany {
+                entries_max: limits.entries_max,
+            });
         }
         Ok(())
     }
@@ -70,7 +72,8 @@ impl Tree {
     pub(super) fn check_links(&self) -> Result<(), CodeError> {
         for (path, node) in &self.nodes {
             if let Node::Link(target) = node {
-                self.follow(path, target).map_err(|problem| CodeError::entry(path, problem))?;
+                self.follow(path, target)
+                    .map_err(|problem| CodeError::entry(path, problem))?;
             }
         }
         Ok(())
@@ -79,17 +82,25 @@ impl Tree {
     /// A directory in the tree has all its ancestors there, so the first one found ends the search.
     fn admit_parents(&mut self, path: &Path) -> Result<(), CodeError> {
         let mut missing = Vec::new();
-        for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
+        for parent in path
+            .ancestors()
+            .skip(1)
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
             match self.nodes.get(parent) {
                 Some(Node::Directory) => break,
                 Some(_) => {
                     let parent = shown(parent.as_os_str().as_encoded_bytes());
-                    return Err(CodeError::entry(path, EntryProblem::InsideNonDirectory { parent }));
+                    return Err(CodeError::entry(
+                        path,
+                        EntryProblem::InsideNonDirectory { parent },
+                    ));
                 }
                 None => missing.push(parent.to_path_buf()),
             }
         }
-        self.nodes.extend(missing.into_iter().map(|parent| (parent, Node::Directory)));
+        self.nodes
+            .extend(missing.into_iter().map(|parent| (parent, Node::Directory)));
         Ok(())
     }
 
@@ -128,7 +139,9 @@ impl Tree {
 
 /// Names of a relative path, the first one last; `..` among them, `.` not.
 fn names_reversed(path: &Path) -> Vec<OsString> {
-    let names = path.components().filter(|component| *component != Component::CurDir);
+    let names = path
+        .components()
+        .filter(|component| *component != Component::CurDir);
     let mut names: Vec<_> = names.map(|name| name.as_os_str().to_os_string()).collect();
     names.reverse();
     names
@@ -155,7 +168,9 @@ pub(super) fn link_target(bytes: &[u8]) -> Result<PathBuf, EntryProblem> {
         other => other,
     })?;
     if target.has_root() {
-        return Err(EntryProblem::LinkAbsolute { target: shown(bytes) });
+        return Err(EntryProblem::LinkAbsolute {
+            target: shown(bytes),
+        });
     }
     Ok(target.to_path_buf())
 }
@@ -169,10 +184,17 @@ fn checked_path(bytes: &[u8]) -> Result<&Path, EntryProblem> {
         return Err(EntryProblem::ZeroByte);
     }
     if bytes.len() > PATH_BYTES_MAX {
-        return Err(EntryProblem::PathTooLong { bytes_max: PATH_BYTES_MAX });
+        return Err(EntryProblem::PathTooLong {
+            bytes_max: PATH_BYTES_MAX,
+        });
     }
-    if bytes.split(|byte| *byte == b'/').any(|name| name.len() > NAME_BYTES_MAX) {
-        return Err(EntryProblem::NameTooLong { bytes_max: NAME_BYTES_MAX });
+    if bytes
+        .split(|byte| *byte == b'/')
+        .any(|name| name.len() > NAME_BYTES_MAX)
+    {
+        return Err(EntryProblem::NameTooLong {
+            bytes_max: NAME_BYTES_MAX,
+        });
     }
     Ok(Path::new(std::ffi::OsStr::from_bytes(bytes)))
 }

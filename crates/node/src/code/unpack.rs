@@ -52,15 +52,22 @@ fn make(root: &Path, entry: &Admitted, content: &mut dyn Read) -> io::Result<()>
                 make_directory(&path)
             }
         },
-        Make::File { executable, modified_unix } => {
+        Make::File {
+            executable,
+            modified_unix,
+        } => {
             clear(&path)?;
-            let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(&path)?;
             io::copy(content, &mut file)?;
             let mode = if *executable { 0o755 } else { 0o644 };
             file.set_permissions(Permissions::from_mode(mode))?;
             // Python takes compiled files only with the times of their sources. A time that the
             // file system can't hold is not worth failing for.
-            if let Some(time) = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(*modified_unix))
+            if let Some(time) =
+                SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(*modified_unix))
             {
                 let _ = file.set_times(FileTimes::new().set_modified(time));
             }
@@ -79,7 +86,10 @@ fn make(root: &Path, entry: &Admitted, content: &mut dyn Read) -> io::Result<()>
 
 /// Parents in the archive that have no entry of their own.
 fn make_parents(path: &Path) -> io::Result<()> {
-    let missing = path.ancestors().skip(1).take_while(|parent| !parent.is_dir());
+    let missing = path
+        .ancestors()
+        .skip(1)
+        .take_while(|parent| !parent.is_dir());
     let missing: Vec<_> = missing.collect();
     missing.into_iter().rev().try_for_each(make_directory)
 }

@@ -60,7 +60,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         };
         let demonstration = async {
             let result = demonstrate(&function, port).await;
-            if result.is_ok() { drop(done.send(())) } else { drop(done) }
+            if result.is_ok() {
+                let _ = done.send(());
+            } else {
+                drop(done);
+            }
             result
         };
         let (served, shown) =

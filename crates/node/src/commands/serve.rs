@@ -32,7 +32,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let backend = backend(&config)?;
+    let backend = backend(&config).await?;
     let (node, queue) = Node::build(config, backend)?;
     node.run(listener, queue, shutdown).await
 }
@@ -80,7 +80,7 @@ pub(crate) fn init_logging(format: LogFormat) {
     }
 }
 
-fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
+async fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
     let state_dir = config.storage.path.join("sandboxes");
     if config.sandbox.isolation == Isolation::Process {
         warn!("sandbox.isolation is 'process': functions run with the rights of this node");
@@ -94,17 +94,18 @@ fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
         );
     }
     for missing in report.missing() {
-        warn!("isolation is not complete: {missing}");
+        warn!("isolation is not complete: no {}: {}", missing.name, missing.detail);
     }
     let reaped = serverledge_sandbox::oci::reap(&state_dir)?;
     if reaped.sandboxes > 0 {
         info!(sandboxes = reaped.sandboxes, "removed what an earlier run left behind");
     }
-    Ok(OciBackend::start(OciConfig {
+    let config = OciConfig {
         process_max: config.sandbox.processes_max,
         tmp_mb: config.sandbox.tmp_mb,
         ..OciConfig::new(state_dir)
-    })?)
+    };
+    Ok(OciBackend::start(config).await?)
 }
 
 fn search_dirs() -> Vec<PathBuf> {

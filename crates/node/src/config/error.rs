@@ -36,8 +36,14 @@ impl fmt::Display for ConfigError {
         if let [problem] = self.problems.as_slice() {
             return write!(formatter, "the configuration has a problem: {problem}");
         }
-        write!(formatter, "the configuration has {} problems:", self.problems.len())?;
-        self.problems.iter().try_for_each(|problem| write!(formatter, "\n  {problem}"))
+        write!(
+            formatter,
+            "the configuration has {} problems:",
+            self.problems.len()
+        )?;
+        self.problems
+            .iter()
+            .try_for_each(|problem| write!(formatter, "\n  {problem}"))
     }
 }
 

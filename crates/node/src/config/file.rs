@@ -7,21 +7,36 @@ use super::value::{Scalar, Tree};
 const BASE_NAME: &str = "serverledge-conf";
 
 /// In the order in which they are looked for, which is the original's.
-const ENDINGS: [&str; 8] = ["json", "toml", "yaml", "yml", "properties", "props", "prop", "hcl"];
+const ENDINGS: [&str; 8] = [
+    "json",
+    "toml",
+    "yaml",
+    "yml",
+    "properties",
+    "props",
+    "prop",
+    "hcl",
+];
 
 /// The first file there is.
 pub(super) fn find(directories: &[PathBuf]) -> Option<PathBuf> {
     directories.iter().find_map(|directory| {
-        let candidates = ENDINGS.iter().map(|ending| directory.join(format!("{BASE_NAME}.{ending}")));
+        let candidates = ENDINGS
+            .iter()
+            .map(|ending| directory.join(format!("{BASE_NAME}.{ending}")));
         // A directory of that name isn't meant.
-        candidates.into_iter().find(|path| path.exists() && !path.is_dir())
+        candidates
+            .into_iter()
+            .find(|path| path.exists() && !path.is_dir())
     })
 }
 
 /// The settings of a file: dotted keys in lower case, in the order of the file. An error is a
 /// text.
 pub(super) fn read(path: &Path) -> Result<Vec<(String, Scalar)>, String> {
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+    let ending = path
+        .extension()
+        .map(|ending| ending.to_string_lossy().to_ascii_lowercase());
     let parse = match ending.as_deref() {
         Some("json") => parse_json,
         Some("toml") => parse_toml,
@@ -32,7 +47,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<(String, Scalar)>, String> {
         }
         _ => {
             let endings = ENDINGS[..7].join(", .");
-            return Err(format!("the format can't be told from the name: it must end in .{endings}"));
+            return Err(format!(
+                "the format can't be told from the name: it must end in .{endings}"
+            ));
         }
     };
     let bytes = std::fs::read(path).map_err(|error| format!("it can't be read: {error}"))?;
@@ -58,7 +75,11 @@ fn flatten(tree: Tree, prefix: &str, settings: &mut Vec<(String, Scalar)>) {
         Tree::Section(entries) => {
             for (name, entry) in entries {
                 let name = name.to_lowercase();
-                let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+                let key = if prefix.is_empty() {
+                    name
+                } else {
+                    format!("{prefix}.{name}")
+                };
                 flatten(entry, &key, settings);
             }
         }
@@ -70,7 +91,8 @@ fn parse_json(text: &str) -> Result<Tree, String> {
 }
 
 fn parse_toml(text: &str) -> Result<Tree, String> {
-    toml::from_str(text).map_err(|error| format!("it is not TOML: {}", error.to_string().trim_end()))
+    toml::from_str(text)
+        .map_err(|error| format!("it is not TOML: {}", error.to_string().trim_end()))
 }
 
 fn parse_yaml(text: &str) -> Result<Tree, String> {
@@ -129,7 +151,9 @@ fn unescape(text: &str) -> String {
             Some('r') => plain.push('\r'),
             Some('u') => {
                 let digits: String = characters.by_ref().take(4).collect();
-                let code = u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32);
+                let code = u32::from_str_radix(&digits, 16)
+                    .ok()
+                    .and_then(char::from_u32);
                 plain.push(code.unwrap_or(char::REPLACEMENT_CHARACTER));
             }
             Some(other) => plain.push(other),

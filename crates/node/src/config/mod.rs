@@ -19,12 +19,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 pub use self::error::{ConfigError, Problem, Warning};
+use self::keys::{Effect, Found};
 pub use self::keys::{KeyDoc, describe};
 pub use self::sections::{
     Api, Async, Code, Config, Container, Function, Isolation, Janitor, LogFormat, Registry,
     RuntimeConfig, Sandbox, Scheduler, Shutdown, Storage,
 };
-use self::keys::{Effect, Found};
 use self::value::Scalar;
 
 /// Variables that start like ours and belong to the command-line client.
@@ -68,7 +68,9 @@ impl Config {
         loader.check();
         match loader.problems.is_empty() {
             true => Ok((loader.config, loader.warnings)),
-            false => Err(ConfigError { problems: loader.problems }),
+            false => Err(ConfigError {
+                problems: loader.problems,
+            }),
         }
     }
 }
@@ -82,11 +84,16 @@ impl Loader {
             return;
         }
         let absolute = |name: &str| {
-            environment.get(name).map(PathBuf::from).filter(|path| path.is_absolute())
+            environment
+                .get(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
         };
         let data = absolute("XDG_DATA_HOME")
             .or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
-        self.config.storage.path = data.map(|data| data.join("serverledge")).unwrap_or_default();
+        self.config.storage.path = data
+            .map(|data| data.join("serverledge"))
+            .unwrap_or_default();
     }
 
     fn read_file(&mut self, path: &Path) {
@@ -104,6 +111,8 @@ impl Loader {
             }
             match keys::find(&key) {
                 Some(found) => self.apply(&found, key, &place, &value),
+                // A heading with everything below it commented out.
+                None if value == Scalar::Null && keys::is_section(&key) => {}
                 None => {
                     let text = keys::unknown(&key);
                     self.problem(Some(key), &place, text);
@@ -114,7 +123,9 @@ impl Loader {
 
     fn read_environment(&mut self, environment: &BTreeMap<String, String>) {
         for (variable, value) in environment {
-            let Some(name) = variable.strip_prefix(VARIABLE_PREFIX) else { continue };
+            let Some(name) = variable.strip_prefix(VARIABLE_PREFIX) else {
+                continue;
+            };
             if CLIENT_VARIABLES.contains(&name) || value.is_empty() || is_service(name, value) {
                 continue;
             }
@@ -138,7 +149,11 @@ impl Loader {
         match &found.key.effect {
             Effect::None(reason) => {
                 let place = place.to_string();
-                self.warnings.push(Warning { key, place, text: (*reason).to_string() });
+                self.warnings.push(Warning {
+                    key,
+                    place,
+                    text: (*reason).to_string(),
+                });
             }
             Effect::Set(set) => {
                 if let Err(expected) = set.apply(&mut self.config, &found.name, value) {
@@ -191,11 +206,19 @@ impl Loader {
             other => format!("{other} is no policy; everything runs on this node, as with default"),
         };
         let key = "scheduler.policy".to_string();
-        self.warnings.push(Warning { key, place: "all settings together".to_string(), text });
+        self.warnings.push(Warning {
+            key,
+            place: "all settings together".to_string(),
+            text,
+        });
     }
 
     fn problem(&mut self, key: Option<String>, place: &str, text: String) {
-        self.problems.push(Problem { key, place: place.to_string(), text });
+        self.problems.push(Problem {
+            key,
+            place: place.to_string(),
+            text,
+        });
     }
 }
 

@@ -78,7 +78,9 @@ pub struct Storage {
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { path: "/var/lib/serverledge".into() }
+        Self {
+            path: "/var/lib/serverledge".into(),
+        }
     }
 }
 
@@ -149,7 +151,9 @@ pub struct Janitor {
 
 impl Default for Janitor {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(30) }
+        Self {
+            interval: Duration::from_secs(30),
+        }
     }
 }
 
@@ -191,7 +195,10 @@ pub struct Function {
 
 impl Default for Function {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(60), timeout_max: Duration::from_secs(900) }
+        Self {
+            timeout: Duration::from_secs(60),
+            timeout_max: Duration::from_secs(900),
+        }
     }
 }
 
@@ -207,13 +214,19 @@ pub struct Code {
 impl Code {
     /// For the code store.
     pub fn limits(&self) -> CodeLimits {
-        CodeLimits { unpacked_bytes_max: self.size_max, entries_max: self.entries_max }
+        CodeLimits {
+            unpacked_bytes_max: self.size_max,
+            entries_max: self.entries_max,
+        }
     }
 }
 
 impl Default for Code {
     fn default() -> Self {
-        Self { size_max: 256 << 20, entries_max: 20_000 }
+        Self {
+            size_max: 256 << 20,
+            entries_max: 20_000,
+        }
     }
 }
 
@@ -250,7 +263,9 @@ pub struct Shutdown {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self { drain: Duration::from_secs(10) }
+        Self {
+            drain: Duration::from_secs(10),
+        }
     }
 }
 
@@ -265,7 +280,10 @@ pub struct Registry {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { area: "ROME".into(), node_id: None }
+        Self {
+            area: "ROME".into(),
+            node_id: None,
+        }
     }
 }
 

@@ -77,8 +77,13 @@ impl Scalar {
     }
 
     pub(super) fn as_duration(&self) -> Option<Duration> {
-        const UNITS: [(&str, f64); 5] =
-            [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86400.0)];
+        const UNITS: [(&str, f64); 5] = [
+            ("ms", 1e-3),
+            ("s", 1.0),
+            ("m", 60.0),
+            ("h", 3600.0),
+            ("d", 86400.0),
+        ];
         let seconds = match self {
             Self::Text(text) => with_unit(text, &UNITS)?,
             other => other.as_number()?,
@@ -106,12 +111,17 @@ impl Scalar {
 /// A number, alone or with one of the units behind it.
 fn with_unit(text: &str, units: &[(&str, f64)]) -> Option<f64> {
     let text = text.trim();
-    let number_end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let number_end = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(number_end);
     let number = number.trim().parse::<f64>().ok()?;
     match unit {
         "" => Some(number),
-        unit => units.iter().find(|(name, _)| *name == unit).map(|(_, factor)| number * factor),
+        unit => units
+            .iter()
+            .find(|(name, _)| *name == unit)
+            .map(|(_, factor)| number * factor),
     }
 }
 
@@ -162,6 +172,14 @@ impl<'de> Visitor<'de> for TreeVisitor {
 
     fn visit_str<E>(self, value: &str) -> Result<Tree, E> {
         Ok(Tree::Scalar(Scalar::Text(value.to_string())))
+    }
+
+    fn visit_none<E>(self) -> Result<Tree, E> {
+        Ok(Tree::Scalar(Scalar::Null))
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Tree, D::Error> {
+        deserializer.deserialize_any(self)
     }
 
     fn visit_unit<E>(self) -> Result<Tree, E> {

@@ -110,7 +110,9 @@ pub enum StoreError {
 impl StoreError {
     /// For owners of records that fail to (de)serialise them.
     pub(crate) fn encoding(error: &serde_json::Error) -> Self {
-        Self::Encoding { reason: error.to_string() }
+        Self::Encoding {
+            reason: error.to_string(),
+        }
     }
 
     pub(super) fn opening(path: &Path, error: DatabaseError) -> Self {
@@ -119,9 +121,10 @@ impl StoreError {
             DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
                 Self::InUse { path }
             }
-            DatabaseError::UpgradeRequired(version) => {
-                Self::Damaged { path, reason: format!("redb file format {version}") }
-            }
+            DatabaseError::UpgradeRequired(version) => Self::Damaged {
+                path,
+                reason: format!("redb file format {version}"),
+            },
             DatabaseError::Storage(StorageError::Corrupted(reason)) => {
                 Self::Damaged { path, reason }
             }
@@ -132,17 +135,27 @@ impl StoreError {
                     std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
                 ) =>
             {
-                Self::Damaged { path, reason: error.to_string() }
+                Self::Damaged {
+                    path,
+                    reason: error.to_string(),
+                }
             }
-            error => Self::Open { path, source: Arc::new(error.into()) },
+            error => Self::Open {
+                path,
+                source: Arc::new(error.into()),
+            },
         }
     }
 
     pub(super) fn writing(error: impl Into<redb::Error>) -> Self {
-        Self::Write { source: Arc::new(error.into()) }
+        Self::Write {
+            source: Arc::new(error.into()),
+        }
     }
 
     pub(super) fn reading(error: impl Into<redb::Error>) -> Self {
-        Self::Read { source: Arc::new(error.into()) }
+        Self::Read {
+            source: Arc::new(error.into()),
+        }
     }
 }

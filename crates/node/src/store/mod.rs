@@ -29,8 +29,9 @@ use self::writer::{Command, Operation, Writer};
 /// escaping may inflate them.
 pub const VALUE_BYTES_MAX: usize = 256 << 20;
 
-/// Bytes of values that may wait for the writer at once; further writes wait for their turn.
-const WAITING_BYTES_MAX: usize = 64 << 20;
+/// Bytes of values that may wait for the writer at once; further writes wait for their turn. Less
+/// in tests, which want to see that.
+const WAITING_BYTES_MAX: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 
 /// Writes that may wait for the writer at once; further ones wait for their turn.
 const WAITING_WRITES_MAX: usize = 1024;
@@ -85,7 +86,10 @@ impl Store {
         }));
         let (database, state) = opened.unwrap_or_else(|_| {
             let reason = "reading it failed".to_string();
-            Err(StoreError::Damaged { path: path.to_path_buf(), reason })
+            Err(StoreError::Damaged {
+                path: path.to_path_buf(),
+                reason,
+            })
         })?;
         let database: Shared = Arc::new(RwLock::new(Some(database)));
         let (commands, queue) = mpsc::channel(WAITING_WRITES_MAX);
@@ -93,7 +97,9 @@ impl Store {
         let thread = std::thread::Builder::new()
             .name("store".into())
             .spawn(move || writer.run())
-            .map_err(|source| StoreError::Thread { source: Arc::new(source) })?;
+            .map_err(|source| StoreError::Thread {
+                source: Arc::new(source),
+            })?;
         Ok(Self {
             database,
             commands: Some(commands),
@@ -110,19 +116,29 @@ impl Store {
 
     /// Writes the record of a function. `true` if it replaced one.
     pub async fn put_function(&self, name: &str, record: Vec<u8>) -> Result<bool, StoreError> {
-        let operation = Operation::PutFunction { name: name.into(), record };
+        let operation = Operation::PutFunction {
+            name: name.into(),
+            record,
+        };
         Ok(self.write(operation).await? != 0)
     }
 
     /// Removes the record of a function. `false` if there was none.
     pub async fn delete_function(&self, name: &str) -> Result<bool, StoreError> {
-        Ok(self.write(Operation::DeleteFunction { name: name.into() }).await? != 0)
+        Ok(self
+            .write(Operation::DeleteFunction { name: name.into() })
+            .await?
+            != 0)
     }
 
     /// Writes an asynchronous call that is about to be acknowledged. An id that is pending
     /// already is replaced and starts again with no attempts.
     pub async fn accept_call(&self, id: &str, body: Vec<u8>) -> Result<(), StoreError> {
-        self.write(Operation::AcceptCall { id: id.into(), body }).await?;
+        self.write(Operation::AcceptCall {
+            id: id.into(),
+            body,
+        })
+        .await?;
         Ok(())
     }
 
@@ -142,7 +158,11 @@ impl Store {
         result: Vec<u8>,
         expires_unix: u64,
     ) -> Result<bool, StoreError> {
-        let operation = Operation::FinishCall { id: id.into(), result, expires_unix };
+        let operation = Operation::FinishCall {
+            id: id.into(),
+            result,
+            expires_unix,
+        };
         Ok(self.write(operation).await? != 0)
     }
 
@@ -150,7 +170,12 @@ impl Store {
     pub async fn sweep(&self, now_unix: u64) -> Result<u64, StoreError> {
         let mut removed = 0;
         loop {
-            let step = self.write(Operation::Sweep { now_unix, limit: SWEEP_STEP }).await?;
+            let step = self
+                .write(Operation::Sweep {
+                    now_unix,
+                    limit: SWEEP_STEP,
+                })
+                .await?;
             removed += step;
             if step < u64::from(SWEEP_STEP) {
                 return Ok(removed);
@@ -160,14 +185,20 @@ impl Store {
 
     /// All functions with their records, sorted by name.
     pub fn functions(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let mut functions = Vec::new();
+        self.visit_functions(|name, record| functions.push((name.to_owned(), record.to_vec())))?;
+        Ok(functions)
+    }
+
+    /// Shows all functions with their records, sorted by name, without holding all of them in
+    /// memory.
+    pub fn visit_functions(&self, mut visit: impl FnMut(&str, &[u8])) -> Result<(), StoreError> {
         self.read(|snapshot| {
-            let table = snapshot.open_table(schema::FUNCTIONS)?;
-            let mut functions = Vec::new();
-            for entry in table.iter()? {
+            for entry in snapshot.open_table(schema::FUNCTIONS)?.iter()? {
                 let (name, record) = entry?;
-                functions.push((name.value().to_string(), record.value().to_vec()));
+                visit(name.value(), record.value());
             }
-            Ok(functions)
+            Ok(())
         })
     }
 
@@ -212,7 +243,9 @@ impl Store {
     /// Writes what is waiting, closes the file and ends the writer. Whatever is asked later fails
     /// with [`StoreError::Closed`]. Closing twice is fine.
     pub async fn close(&self) {
-        let Some(commands) = &self.commands else { return };
+        let Some(commands) = &self.commands else {
+            return;
+        };
         let (answer, answered) = oneshot::channel();
         if commands.send(Command::Close { answer }).await.is_ok() {
             // An error means that the writer ended without us: closed all the same.
@@ -224,16 +257,28 @@ impl Store {
     async fn write(&self, operation: Operation) -> Result<u64, StoreError> {
         let bytes = operation.value_bytes();
         if bytes > VALUE_BYTES_MAX {
-            return Err(StoreError::TooLarge { bytes, bytes_max: VALUE_BYTES_MAX });
+            return Err(StoreError::TooLarge {
+                bytes,
+                bytes_max: VALUE_BYTES_MAX,
+            });
         }
         // Every write takes something, so that the queue is bounded in bytes too.
         let share = u32::try_from(bytes.clamp(1, WAITING_BYTES_MAX)).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.waiting_bytes).acquire_many_owned(share).await;
+        let permit = Arc::clone(&self.waiting_bytes)
+            .acquire_many_owned(share)
+            .await;
         let waiting = permit.map_err(|_| StoreError::Closed)?;
         let commands = self.commands.as_ref().ok_or(StoreError::Closed)?;
         let (answer, answered) = oneshot::channel();
-        let command = Command::Write { operation, answer, _waiting: waiting };
-        commands.send(command).await.map_err(|_| StoreError::Closed)?;
+        let command = Command::Write {
+            operation,
+            answer,
+            _waiting: waiting,
+        };
+        commands
+            .send(command)
+            .await
+            .map_err(|_| StoreError::Closed)?;
         answered.await.unwrap_or(Err(StoreError::Closed))
     }
 
@@ -244,11 +289,17 @@ impl Store {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = database.as_ref().ok_or(StoreError::Closed)?;
         let snapshot = database.begin_read().map_err(redb::Error::from);
-        snapshot.and_then(|snapshot| read(&snapshot)).map_err(StoreError::reading)
+        snapshot
+            .and_then(|snapshot| read(&snapshot))
+            .map_err(StoreError::reading)
     }
 
     fn join(&self) {
-        let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(thread) = thread {
             // A panic of the writer has been answered: its waiters found their channel closed.
             let _ = thread.join();
@@ -281,10 +332,19 @@ fn create_file(path: &Path) -> Result<(), StoreError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         _ => PathBuf::from("."),
     };
-    let directories = DirBuilder::new().recursive(true).mode(0o755).create(&parent);
+    let directories = DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(&parent);
     directories.map_err(|source| failed("creating the directory", &parent, source))?;
     let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path);
     file.map_err(|source| failed("opening the store", path, source))?;
     let synced = File::open(&parent).and_then(|directory| directory.sync_all());
     synced.map_err(|source| failed("writing the directory", &parent, source))

@@ -39,19 +39,30 @@ pub(super) struct State {
 /// Makes missing tables, checks the format, counts the boot.
 pub(super) fn prepare(database: &Database, path: &Path) -> Result<State, StoreError> {
     let failed = |error: redb::Error| match error {
-        redb::Error::Corrupted(reason) => {
-            StoreError::Damaged { path: path.to_path_buf(), reason }
-        }
+        redb::Error::Corrupted(reason) => StoreError::Damaged {
+            path: path.to_path_buf(),
+            reason,
+        },
         // Somebody else's redb file, most likely.
         error @ (redb::Error::TableTypeMismatch { .. } | redb::Error::TableIsMultimap(_)) => {
-            StoreError::Damaged { path: path.to_path_buf(), reason: error.to_string() }
+            StoreError::Damaged {
+                path: path.to_path_buf(),
+                reason: error.to_string(),
+            }
         }
-        error => StoreError::Open { path: path.to_path_buf(), source: Arc::new(error) },
+        error => StoreError::Open {
+            path: path.to_path_buf(),
+            source: Arc::new(error),
+        },
     };
     let (state, found) = write_state(database).map_err(failed)?;
     match found {
         FORMAT => Ok(state),
-        found => Err(StoreError::Format { path: path.to_path_buf(), found, known: FORMAT }),
+        found => Err(StoreError::Format {
+            path: path.to_path_buf(),
+            found,
+            known: FORMAT,
+        }),
     }
 }
 
@@ -64,7 +75,13 @@ fn write_state(database: &Database) -> Result<(State, u64), redb::Error> {
         let mut meta = transaction.open_table(META)?;
         let found = meta.get("format")?.map_or(FORMAT, |format| format.value());
         if found != FORMAT {
-            return Ok((State { boot: 0, next_sequence: 0 }, found));
+            return Ok((
+                State {
+                    boot: 0,
+                    next_sequence: 0,
+                },
+                found,
+            ));
         }
         let boot = meta.get("boots")?.map_or(0, |boots| boots.value()) + 1;
         meta.insert("format", FORMAT)?;
@@ -75,7 +92,10 @@ fn write_state(database: &Database) -> Result<(State, u64), redb::Error> {
         transaction.open_table(EXPIRIES)?;
         let bodies = transaction.open_table(BODIES)?;
         let next_sequence = bodies.last()?.map_or(0, |(last, _)| last.value() + 1);
-        state = State { boot, next_sequence };
+        state = State {
+            boot,
+            next_sequence,
+        };
     }
     transaction.commit()?;
     Ok((state, FORMAT))

@@ -9,7 +9,11 @@ use redb::StorageBackend;
 use super::*;
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 #[tokio::test]
@@ -29,7 +33,10 @@ async fn functions_survive_a_restart() {
 
     let store = Store::open(&path).unwrap();
     assert_eq!(store.boot(), 2);
-    let expected = vec![("a".to_string(), Vec::new()), ("b c/ü".to_string(), b"2".to_vec())];
+    let expected = vec![
+        ("a".to_string(), Vec::new()),
+        ("b c/ü".to_string(), b"2".to_vec()),
+    ];
     assert_eq!(store.functions().unwrap(), expected);
 }
 
@@ -43,7 +50,12 @@ async fn calls_survive_a_restart_in_their_order() {
     }
     assert_eq!(store.attempt_call("m").await.unwrap(), 1);
     assert_eq!(store.attempt_call("m").await.unwrap(), 2);
-    assert!(store.finish_call("done", b"result".to_vec(), 100).await.unwrap());
+    assert!(
+        store
+            .finish_call("done", b"result".to_vec(), 100)
+            .await
+            .unwrap()
+    );
     // Without `close`: what a crash would leave, but for the file's lock.
     drop(store);
 
@@ -63,7 +75,12 @@ async fn calls_survive_a_restart_in_their_order() {
 async fn sweeps_remove_what_has_expired() {
     let store = Store::in_memory().unwrap();
     for (id, expires) in [("a", 10), ("b", 20), ("c", 30)] {
-        assert!(!store.finish_call(id, id.as_bytes().to_vec(), expires).await.unwrap());
+        assert!(
+            !store
+                .finish_call(id, id.as_bytes().to_vec(), expires)
+                .await
+                .unwrap()
+        );
     }
     // A second result prolongs the life of the first.
     store.finish_call("a", b"again".to_vec(), 40).await.unwrap();
@@ -83,7 +100,9 @@ async fn large_sweeps_take_several_steps() {
     let writes = (0..count).map(|number| {
         let store = Arc::clone(&store);
         tokio::spawn(async move {
-            store.finish_call(&format!("call-{number}"), vec![0; 10], number).await
+            store
+                .finish_call(&format!("call-{number}"), vec![0; 10], number)
+                .await
         })
     });
     for write in writes.collect::<Vec<_>>() {
@@ -108,7 +127,10 @@ async fn values_have_a_largest_size() {
     let written = store.put_function("a", vec![0; VALUE_BYTES_MAX + 1]).await;
     assert!(matches!(written, Err(StoreError::TooLarge { .. })));
     // More than may wait is fine if it waits alone.
-    store.put_function("a", vec![7; WAITING_BYTES_MAX + 1]).await.unwrap();
+    store
+        .put_function("a", vec![7; WAITING_BYTES_MAX + 1])
+        .await
+        .unwrap();
     assert_eq!(store.functions().unwrap()[0].1.len(), WAITING_BYTES_MAX + 1);
 }
 
@@ -118,7 +140,10 @@ fn a_store_has_one_owner() {
     let path = directory.path().join("store.redb");
     let store = Store::open(&path).unwrap();
     let message = Store::open(&path).err().unwrap().to_string();
-    assert!(message.contains("another node") && message.contains("storage.path"), "{message}");
+    assert!(
+        message.contains("another node") && message.contains("storage.path"),
+        "{message}"
+    );
     assert!(message.contains("store.redb"), "{message}");
     drop(store);
     Store::open(&path).unwrap();
@@ -133,7 +158,10 @@ fn damaged_stores_are_named() {
         let error = Store::open(&path).err().unwrap();
         assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
         let message = error.to_string();
-        assert!(message.contains("store.redb") && message.contains("backup"), "{message}");
+        assert!(
+            message.contains("store.redb") && message.contains("backup"),
+            "{message}"
+        );
     };
     check(b"garbage");
     check(&[0xaa; 10_000]);
@@ -154,8 +182,14 @@ fn a_directory_that_is_a_file_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let message = Store::open(&file.join("store.redb")).err().unwrap().to_string();
-    assert!(message.contains("file") && message.contains("storage.path"), "{message}");
+    let message = Store::open(&file.join("store.redb"))
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        message.contains("file") && message.contains("storage.path"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -167,14 +201,37 @@ fn another_format_is_refused_and_kept() {
     {
         let database = Database::open(&path).unwrap();
         let transaction = database.begin_write().unwrap();
-        transaction.open_table(meta).unwrap().insert("format", 2).unwrap();
+        transaction
+            .open_table(meta)
+            .unwrap()
+            .insert("format", 2)
+            .unwrap();
         transaction.commit().unwrap();
     }
     let error = Store::open(&path).err().unwrap();
-    assert!(matches!(error, StoreError::Format { found: 2, known: 1, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            StoreError::Format {
+                found: 2,
+                known: 1,
+                ..
+            }
+        ),
+        "{error}"
+    );
     let database = Database::open(&path).unwrap();
     let snapshot = database.begin_read().unwrap();
-    assert_eq!(snapshot.open_table(meta).unwrap().get("boots").unwrap().unwrap().value(), 1);
+    assert_eq!(
+        snapshot
+            .open_table(meta)
+            .unwrap()
+            .get("boots")
+            .unwrap()
+            .unwrap()
+            .value(),
+        1
+    );
 }
 
 #[test]
@@ -183,7 +240,10 @@ fn the_file_is_private() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store.redb");
     let _store = Store::open(&path).unwrap();
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
 }
 
 /// A disk in memory that counts its syncs and can be made to fail.
@@ -222,7 +282,10 @@ impl StorageBackend for Disk {
 
     fn set_len(&self, length: u64) -> std::io::Result<()> {
         self.check()?;
-        self.bytes.lock().unwrap().resize(usize::try_from(length).unwrap(), 0);
+        self.bytes
+            .lock()
+            .unwrap()
+            .resize(usize::try_from(length).unwrap(), 0);
         Ok(())
     }
 
@@ -322,12 +385,21 @@ impl Model {
     async fn step(&mut self, store: &Store, step: Step) {
         match step {
             Step::Put(key, value) => {
-                let replaced = self.functions.insert(key.to_string(), value.clone()).is_some();
-                assert_eq!(store.put_function(&key.to_string(), value).await.unwrap(), replaced);
+                let replaced = self
+                    .functions
+                    .insert(key.to_string(), value.clone())
+                    .is_some();
+                assert_eq!(
+                    store.put_function(&key.to_string(), value).await.unwrap(),
+                    replaced
+                );
             }
             Step::Delete(key) => {
                 let existed = self.functions.remove(&key.to_string()).is_some();
-                assert_eq!(store.delete_function(&key.to_string()).await.unwrap(), existed);
+                assert_eq!(
+                    store.delete_function(&key.to_string()).await.unwrap(),
+                    existed
+                );
             }
             Step::Accept(key, value) => {
                 self.take_pending(key);
@@ -335,17 +407,26 @@ impl Model {
                 store.accept_call(&key.to_string(), value).await.unwrap();
             }
             Step::Attempt(key) => {
-                let call = self.pending.iter_mut().find(|(id, ..)| *id == key.to_string());
+                let call = self
+                    .pending
+                    .iter_mut()
+                    .find(|(id, ..)| *id == key.to_string());
                 let attempts = call.map_or(0, |(.., attempts)| {
                     *attempts += 1;
                     *attempts
                 });
-                assert_eq!(store.attempt_call(&key.to_string()).await.unwrap(), attempts);
+                assert_eq!(
+                    store.attempt_call(&key.to_string()).await.unwrap(),
+                    attempts
+                );
             }
             Step::Finish(key, value, at) => {
                 let was_pending = self.take_pending(key);
                 self.results.insert(key.to_string(), (at, value.clone()));
-                let finished = store.finish_call(&key.to_string(), value, at).await.unwrap();
+                let finished = store
+                    .finish_call(&key.to_string(), value, at)
+                    .await
+                    .unwrap();
                 assert_eq!(finished, was_pending);
             }
             Step::Sweep(now) => {
@@ -370,10 +451,16 @@ impl Model {
         let pending: Vec<_> = self.pending.iter().map(|(id, ..)| id.clone()).collect();
         assert_eq!(store.pending().unwrap(), pending);
         for (id, body, attempts) in &self.pending {
-            assert_eq!(store.pending_call(id).unwrap(), Some((body.clone(), *attempts)));
+            assert_eq!(
+                store.pending_call(id).unwrap(),
+                Some((body.clone(), *attempts))
+            );
         }
         for key in 0..6_u8 {
-            let result = self.results.get(&key.to_string()).map(|(_, value)| value.clone());
+            let result = self
+                .results
+                .get(&key.to_string())
+                .map(|(_, value)| value.clone());
             assert_eq!(store.result(&key.to_string()).unwrap(), result);
         }
     }

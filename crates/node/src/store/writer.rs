@@ -14,12 +14,29 @@ const GROUP_MAX: usize = 1024;
 /// One change. Its answer is a number: of attempts, of results removed, or 1 for "there was one".
 #[derive(Debug)]
 pub(super) enum Operation {
-    PutFunction { name: String, record: Vec<u8> },
-    DeleteFunction { name: String },
-    AcceptCall { id: String, body: Vec<u8> },
-    AttemptCall { id: String },
-    FinishCall { id: String, result: Vec<u8>, expires_unix: u64 },
-    Sweep { now_unix: u64, limit: u32 },
+    PutFunction {
+        name: String,
+        record: Vec<u8>,
+    },
+    DeleteFunction {
+        name: String,
+    },
+    AcceptCall {
+        id: String,
+        body: Vec<u8>,
+    },
+    AttemptCall {
+        id: String,
+    },
+    FinishCall {
+        id: String,
+        result: Vec<u8>,
+        expires_unix: u64,
+    },
+    Sweep {
+        now_unix: u64,
+        limit: u32,
+    },
 }
 
 impl Operation {
@@ -43,7 +60,9 @@ pub(super) enum Command {
         /// Its share of the bytes that may wait, given back with the answer.
         _waiting: OwnedSemaphorePermit,
     },
-    Close { answer: oneshot::Sender<()> },
+    Close {
+        answer: oneshot::Sender<()>,
+    },
 }
 
 /// The writer's side of the store.
@@ -63,7 +82,13 @@ impl Writer {
         queue: mpsc::Receiver<Command>,
         next_sequence: u64,
     ) -> Self {
-        Self { database, opener, queue, next_sequence, failed: false }
+        Self {
+            database,
+            opener,
+            queue,
+            next_sequence,
+            failed: false,
+        }
     }
 
     /// Until it is told to close, or nobody is left who could ask.
@@ -83,16 +108,17 @@ impl Writer {
 
     /// Commits a group and answers it. A `Close` in it is returned, after what came before it has
     /// been written; what came behind it is dropped, hence answered with "closed".
-    fn write_group(
-        &mut self,
-        group: &mut Vec<Command>,
-    ) -> Option<oneshot::Sender<()>> {
+    fn write_group(&mut self, group: &mut Vec<Command>) -> Option<oneshot::Sender<()>> {
         let mut operations = Vec::with_capacity(group.len());
         let mut answers = Vec::with_capacity(group.len());
         let mut close = None;
         for command in group.drain(..) {
             match command {
-                Command::Write { operation, answer, _waiting } => {
+                Command::Write {
+                    operation,
+                    answer,
+                    _waiting,
+                } => {
                     operations.push(operation);
                     answers.push((answer, _waiting));
                 }
@@ -142,7 +168,10 @@ impl Writer {
     /// After an I/O error (a full disk, say) redb wants to be closed and opened again. Readers
     /// are kept out for that long.
     fn reopen(&mut self) -> Result<(), StoreError> {
-        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let mut database = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         // The file's lock is the old one's until it is gone.
         drop(database.take());
         *database = Some((self.opener)().map_err(StoreError::writing)?);
@@ -153,7 +182,11 @@ impl Writer {
 
     /// Every answered write is on disk already; closing only saves the next start a check.
     fn close(&self) {
-        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        let database = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(Err(error)) = database.map(redb::Database::close) {
             warn!(%error, "the store was not closed cleanly");
         }
@@ -203,9 +236,10 @@ impl<'txn> Tables<'txn> {
         next_sequence: &mut u64,
     ) -> Result<u64, redb::Error> {
         let there_was_one = match operation {
-            Operation::PutFunction { name, record } => {
-                self.functions.insert(name.as_str(), record.as_slice())?.is_some()
-            }
+            Operation::PutFunction { name, record } => self
+                .functions
+                .insert(name.as_str(), record.as_slice())?
+                .is_some(),
             Operation::DeleteFunction { name } => self.functions.remove(name.as_str())?.is_some(),
             Operation::AcceptCall { id, body } => {
                 let replaced = self.forget_call(id)?;
@@ -216,7 +250,11 @@ impl<'txn> Tables<'txn> {
                 replaced
             }
             Operation::AttemptCall { id } => return self.attempt(id),
-            Operation::FinishCall { id, result, expires_unix } => {
+            Operation::FinishCall {
+                id,
+                result,
+                expires_unix,
+            } => {
                 self.put_result(id, result, *expires_unix)?;
                 self.forget_call(id)?
             }
@@ -243,7 +281,10 @@ impl<'txn> Tables<'txn> {
     }
 
     fn put_result(&mut self, id: &str, result: &[u8], expires: u64) -> Result<(), redb::Error> {
-        let former = self.results.insert(id, (expires, result))?.map(|former| former.value().0);
+        let former = self
+            .results
+            .insert(id, (expires, result))?
+            .map(|former| former.value().0);
         if let Some(former) = former {
             self.expiries.remove((former, id))?;
         }

@@ -56,7 +56,11 @@ impl OciBackend {
         let groups = spawn_blocking(move || Groups::open(&state_dir)).await;
         let groups = groups.map_err(|error| CreateError::io("finding cgroups", error.into()))?;
         for (controller, reason) in &groups.missing {
-            tracing::warn!(controller, reason, "no cgroup controller: a weaker limit is used");
+            tracing::warn!(
+                controller,
+                reason,
+                "no cgroup controller: a weaker limit is used"
+            );
         }
         let link = Link::start(&config.helper, &config.state_dir.join("root")).await?;
         let own_users = !link.rootless && is_mapped(config.uid_base);
@@ -94,7 +98,11 @@ impl OciBackend {
         }
         let link = self.link().await?;
         let making = |source| CreateError::io("making the sandbox's directory and pipes", source);
-        let dir = self.config.state_dir.join("sandboxes").join(spec.id.to_string());
+        let dir = self
+            .config
+            .state_dir
+            .join("sandboxes")
+            .join(spec.id.to_string());
         let dir = RunDir::create(dir).map_err(making)?;
         let listener = Listener::bind(&dir.path().join("node.sock")).map_err(making)?;
         let pipes = self.pipes(&spec).map_err(making)?;
@@ -102,7 +110,11 @@ impl OciBackend {
         let cgroup_dir = cgroup.as_ref().and_then(|cgroup| cgroup.open_dir());
 
         let create = self.request(&spec, dir.path(), link.rootless);
-        let mut fds = vec![pipes.config.as_fd(), pipes.status.1.as_fd(), pipes.log.1.as_fd()];
+        let mut fds = vec![
+            pipes.config.as_fd(),
+            pipes.status.1.as_fd(),
+            pipes.log.1.as_fd(),
+        ];
         fds.extend(cgroup_dir.as_ref().map(AsFd::as_fd));
         let (pid, pidfd) = link.create(&create, &fds).await?.keep()?;
         drop((pipes.config, pipes.status.1, pipes.log.1));
@@ -174,7 +186,10 @@ impl OciBackend {
         let (status, log) = (io::pipe()?, io::pipe()?);
         Ok(Pipes {
             config: reader.into(),
-            status: (pipe::Receiver::from_owned_fd(status.0.into())?, status.1.into()),
+            status: (
+                pipe::Receiver::from_owned_fd(status.0.into())?,
+                status.1.into(),
+            ),
             log: (log.0.into(), log.1.into()),
         })
     }
@@ -201,7 +216,7 @@ impl OciBackend {
         let (sender, receiver) = oneshot::channel();
         let job = spawn_blocking(move || {
             let attached = groups.create(&name, &limits).and_then(|cgroup| {
-                let attached = cgroup.attach(pid);
+                let attached = cgroup.attach_tree(pid);
                 body.set_cgroup(cgroup);
                 attached
             });
@@ -220,26 +235,33 @@ struct Pipes {
     log: (OwnedFd, OwnedFd),
 }
 
-/// Waits until pid 1 is in its cgroup, and moves the interpreter too, as it may have been forked
-/// before. All this before any code of the function runs, so nothing else can be outside.
+/// Waits until pid 1 and its children are in their cgroup, and makes sure of the interpreter. All
+/// this before any code of the function runs, so nothing else can be outside.
 async fn attach_shim(
     body: Arc<Body>,
     attached: Option<Attached>,
     shim: Option<i32>,
 ) -> Result<(), CreateError> {
+    let moving = |source| CreateError::io("moving the sandbox into its cgroup", source);
     let Some(attached) = attached else {
         return Ok(());
     };
-    let first = attached.await.unwrap_or_else(|_| Ok(()));
-    let moved = match (first, shim) {
-        (Ok(()), Some(pid)) => {
-            spawn_blocking(move || body.cgroup().map_or(Ok(()), |cgroup| cgroup.attach(pid)))
-                .await
-                .unwrap_or_else(|error| Err(error.into()))
-        }
-        (first, _) => first,
+    // If the sender is gone without a word, so is the runtime.
+    attached.await.unwrap_or(Ok(())).map_err(moving)?;
+    let (Some(cgroup), Some(shim)) = (body.cgroup(), shim) else {
+        return Ok(());
     };
-    moved.map_err(|source| CreateError::io("moving the sandbox into its cgroup", source))
+    if cgroup.holds(shim) {
+        return Ok(());
+    }
+    let attach = move || {
+        body.cgroup()
+            .map_or(Ok(()), |cgroup| cgroup.attach_tree(shim))
+    };
+    let attached = spawn_blocking(attach).await;
+    attached
+        .unwrap_or_else(|error| Err(error.into()))
+        .map_err(moving)
 }
 
 /// How the sandbox ended, from what is written to its status pipe until it is closed.
@@ -256,10 +278,16 @@ async fn exit(status: pipe::Receiver) -> Result<Option<Exit>, String> {
 /// Makes the directories and returns the path without links.
 fn prepare_dirs(state_dir: &Path) -> io::Result<PathBuf> {
     // Nobody else may enter: the sockets in it are open to all users, as each sandbox is another.
-    DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state_dir)?;
     let state_dir = fs::canonicalize(state_dir)?;
     for dir in ["root", "sandboxes"] {
-        DirBuilder::new().recursive(true).mode(0o700).create(state_dir.join(dir))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state_dir.join(dir))?;
     }
     Ok(state_dir)
 }
@@ -269,7 +297,9 @@ fn is_mapped(uid_base: u32) -> bool {
     let last = u64::from(uid_base) + USERS;
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.lines().any(|line| {
-        let mut numbers = line.split_whitespace().filter_map(|number| number.parse::<u64>().ok());
+        let mut numbers = line
+            .split_whitespace()
+            .filter_map(|number| number.parse::<u64>().ok());
         match (numbers.next(), numbers.nth(1)) {
             (Some(start), Some(count)) => start <= u64::from(uid_base) && last <= start + count,
             _ => false,

@@ -16,7 +16,14 @@ use super::sys::{self, NODEV, NOEXEC, NOSUID, RDONLY};
 use super::{STATUS_SETUP_FAILED, Step};
 
 /// Files of `/proc` that tell of, or act on, the machine as a whole.
-const MASKED: [&str; 6] = ["kcore", "keys", "key-users", "timer_list", "sysrq-trigger", "latency_stats"];
+const MASKED: [&str; 6] = [
+    "kcore",
+    "keys",
+    "key-users",
+    "timer_list",
+    "sysrq-trigger",
+    "latency_stats",
+];
 /// More than any kernel has; the first that doesn't exist ends the loop.
 const CAPABILITIES_MAX: u64 = 64;
 
@@ -40,7 +47,13 @@ pub(crate) fn run(root: &Path, create: &Create, fds: &Fds, rootless: bool) -> ! 
 
 fn enter(root: &Path, create: &Create, fds: &Fds, rootless: bool) -> Result<Infallible, Step> {
     die_with_parent()?;
-    for signal in [libc::SIGCHLD, libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGPIPE] {
+    for signal in [
+        libc::SIGCHLD,
+        libc::SIGINT,
+        libc::SIGTERM,
+        libc::SIGHUP,
+        libc::SIGPIPE,
+    ] {
         sys::set_signal(signal, false);
     }
     setsid().map_err(Step::at("starting a session"))?;
@@ -71,13 +84,23 @@ fn mounts(root: &Path, create: &Create) -> Result<(), Step> {
     // Number of files: each takes kernel memory, which not every kernel counts.
     let size = format!("size={}m,nr_inodes=65536,mode=1777", create.tmp_mb.max(1));
     for dir in ["tmp", "dev/shm"] {
-        mount("tmpfs", root.join(dir), "tmpfs", plain, as_option(&size)?.as_c_str())
-            .map_err(Step::at(format!("mounting /{dir}")))?;
+        mount(
+            "tmpfs",
+            root.join(dir),
+            "tmpfs",
+            plain,
+            as_option(&size)?.as_c_str(),
+        )
+        .map_err(Step::at(format!("mounting /{dir}")))?;
     }
     bind(&create.code_dir, &root.join("app"), RDONLY | NOSUID | NODEV)
         .map_err(Step::at("mounting the code"))?;
-    bind(&create.socket_dir, &root.join("run/serverledge"), RDONLY | NOSUID | NODEV | NOEXEC)
-        .map_err(Step::at("mounting the socket's directory"))?;
+    bind(
+        &create.socket_dir,
+        &root.join("run/serverledge"),
+        RDONLY | NOSUID | NODEV | NOEXEC,
+    )
+    .map_err(Step::at("mounting the socket's directory"))?;
 
     let proc = root.join("proc");
     // Read-only as a whole: there is nothing in it that a function must write.

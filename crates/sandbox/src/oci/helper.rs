@@ -47,7 +47,13 @@ pub fn helper_main() -> ! {
 fn serve(node: BorrowedFd<'_>) -> io::Result<()> {
     // Ctrl-C and a service manager's signal reach the node as well, which ends this one when its
     // sandboxes have finished. SIGCHLD: children reap themselves; pidfds tell of their ends.
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGCHLD, libc::SIGPIPE] {
+    for signal in [
+        libc::SIGINT,
+        libc::SIGTERM,
+        libc::SIGHUP,
+        libc::SIGCHLD,
+        libc::SIGPIPE,
+    ] {
         sys::set_signal(signal, true);
     }
     let Some((Setup { root }, _)) = receive(node)? else {
@@ -109,7 +115,11 @@ impl Helper {
             let id = create.id;
             match self.create(&create, fds) {
                 Ok((pid, pidfd)) => {
-                    let created = Created { id, pid, error: None };
+                    let created = Created {
+                        id,
+                        pid,
+                        error: None,
+                    };
                     let sent = send(node, &created, &[pidfd.as_fd()], SendFlags::empty());
                     self.sandboxes.push(pidfd);
                     sent?;
@@ -128,10 +138,16 @@ impl Helper {
     fn create(&self, create: &Create, fds: Vec<OwnedFd>) -> Result<(i32, OwnedFd), Step> {
         let mut fds = fds.into_iter();
         let (Some(config), Some(status), Some(log)) = (fds.next(), fds.next(), fds.next()) else {
-            return Err(Step::at("receiving descriptors")(io::ErrorKind::InvalidInput));
+            return Err(Step::at("receiving descriptors")(
+                io::ErrorKind::InvalidInput,
+            ));
         };
         let cgroup = fds.next();
-        let fds = child::Fds { config, status, log };
+        let fds = child::Fds {
+            config,
+            status,
+            log,
+        };
         match sys::clone3(NAMESPACES, cgroup.as_ref().map(AsFd::as_fd)) {
             Ok(Fork::Parent { pid, pidfd }) => Ok((pid, pidfd)),
             Ok(Fork::Child) => child::run(&self.root, create, &fds, self.rootless),
@@ -149,7 +165,11 @@ impl Helper {
         if poll(&mut polled, Some(&now)).is_err() {
             return;
         }
-        let mut alive = polled.iter().map(|fd| fd.revents().is_empty()).collect::<Vec<_>>().into_iter();
+        let mut alive = polled
+            .iter()
+            .map(|fd| fd.revents().is_empty())
+            .collect::<Vec<_>>()
+            .into_iter();
         self.sandboxes.retain(|_| alive.next().unwrap_or(true));
     }
 }

@@ -62,9 +62,13 @@ impl Link {
         let io = |doing: &'static str| move |source| CreateError::io(doing, source);
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-            .map_err(|error| CreateError::io("making a socket for the sandbox helper", error.into()))?;
+            .map_err(|error| {
+                CreateError::io("making a socket for the sandbox helper", error.into())
+            })?;
         let Some((program, args)) = command.split_first() else {
-            return Err(CreateError::Isolation("no command for the sandbox helper".to_owned()));
+            return Err(CreateError::Isolation(
+                "no command for the sandbox helper".to_owned(),
+            ));
         };
         let child = Command::new(program)
             .args(args)
@@ -76,7 +80,8 @@ impl Link {
             .map_err(io("starting the sandbox helper"))?;
         rustix::io::ioctl_fionbio(&ours, true)
             .map_err(|error| CreateError::io("starting the sandbox helper", error.into()))?;
-        let socket = watch_fd(ours, Interest::READABLE | Interest::WRITABLE).map_err(io("starting the sandbox helper"))?;
+        let socket = watch_fd(ours, Interest::READABLE | Interest::WRITABLE)
+            .map_err(io("starting the sandbox helper"))?;
         let shared = Arc::new(Shared {
             socket,
             waiting: Mutex::new(Some(HashMap::new())),
@@ -103,7 +108,12 @@ impl Link {
         let root = root.to_owned();
         self.shared.send(&Setup { root }, &[]).await?;
         Ok(match self.shared.receive::<Ready>().await? {
-            Some((Ready { error: Some(step), .. }, _)) => Err(step),
+            Some((
+                Ready {
+                    error: Some(step), ..
+                },
+                _,
+            )) => Err(step),
             Some((ready, _)) => Ok(ready.rootless),
             None => Err("the sandbox helper ended while it was set up".to_owned()),
         })
@@ -167,7 +177,11 @@ impl Drop for Link {
 }
 
 impl Shared {
-    async fn send<T: serde::Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    async fn send<T: serde::Serialize>(
+        &self,
+        message: &T,
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
         let send = |socket: &OwnedFd| send(socket, message, fds, SendFlags::empty());
         self.socket.async_io(Interest::WRITABLE, send).await
     }
@@ -183,7 +197,9 @@ impl Shared {
 /// Hands out answers until the helper is gone.
 async fn answers(shared: Arc<Shared>) {
     while let Ok(Some((created, fds))) = shared.receive::<Created>().await {
-        let waiter = lock(&shared.waiting).as_mut().and_then(|all| all.remove(&created.id));
+        let waiter = lock(&shared.waiting)
+            .as_mut()
+            .and_then(|all| all.remove(&created.id));
         let started = Started(match created.error {
             None => Ok((created.pid, fds.into_iter().next())),
             Some(step) => Err(step),

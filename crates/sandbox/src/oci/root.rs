@@ -24,7 +24,12 @@ const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 
 /// Files that are copied if they are there: without them the dynamic linker is slow and the time
 /// zone is unknown.
-const COPIED: [&str; 4] = ["etc/ld.so.cache", "etc/localtime", "etc/timezone", "etc/ssl/openssl.cnf"];
+const COPIED: [&str; 4] = [
+    "etc/ld.so.cache",
+    "etc/localtime",
+    "etc/timezone",
+    "etc/ssl/openssl.cnf",
+];
 /// Directories that are bound if they are there.
 const BOUND: [&str; 3] = ["etc/ssl/certs", "etc/pki", "etc/alternatives"];
 
@@ -34,9 +39,15 @@ const GENERATED: [(&str, &str); 8] = [
         "root:x:0:0:root:/:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/tmp:/usr/sbin/nologin\n",
     ),
     ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
-    ("etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n"),
+    (
+        "etc/hosts",
+        "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n",
+    ),
     ("etc/hostname", "sandbox\n"),
-    ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n"),
+    (
+        "etc/nsswitch.conf",
+        "passwd: files\ngroup: files\nhosts: files dns\n",
+    ),
     ("etc/resolv.conf", ""),
     ("etc/os-release", "ID=serverledge\nNAME=Serverledge\n"),
     ("etc/shells", ""),
@@ -46,8 +57,14 @@ const GENERATED: [(&str, &str); 8] = [
 pub(crate) fn build(root: &Path) -> Result<(), Step> {
     let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
     mount_change("/", private).map_err(Step::at("making mounts private"))?;
-    mount("tmpfs", root, "tmpfs", MountFlags::NOSUID, c"size=64m,mode=755")
-        .map_err(Step::at("mounting a tmpfs for the root"))?;
+    mount(
+        "tmpfs",
+        root,
+        "tmpfs",
+        MountFlags::NOSUID,
+        c"size=64m,mode=755",
+    )
+    .map_err(Step::at("mounting a tmpfs for the root"))?;
     let made = fill(root).map_err(Step::at("filling the root"));
     made.and_then(|()| bind_usr(root))?;
     devices(root)?;
@@ -62,7 +79,17 @@ pub(crate) fn build(root: &Path) -> Result<(), Step> {
 }
 
 fn fill(root: &Path) -> io::Result<()> {
-    for dir in ["usr", "etc/ssl", "dev/shm", "proc", "tmp", "app", "run/serverledge", "var", ".serverledge"] {
+    for dir in [
+        "usr",
+        "etc/ssl",
+        "dev/shm",
+        "proc",
+        "tmp",
+        "app",
+        "run/serverledge",
+        "var",
+        ".serverledge",
+    ] {
         fs::create_dir_all(root.join(dir))?;
     }
     symlink("/tmp", root.join("var/tmp"))?;

@@ -107,6 +107,14 @@ pub(crate) fn become_user(id: u32, drop_groups: bool) -> io::Result<()> {
     }
 }
 
+/// The version of Landlock in this kernel.
+pub(crate) fn landlock_version() -> io::Result<i64> {
+    let none = std::ptr::null::<u8>();
+    // SAFETY: with this flag (LANDLOCK_CREATE_RULESET_VERSION) the pointer must be null.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0, 1) };
+    check(version).map(|()| version)
+}
+
 /// Puts a signal's handling to the default, or ignores it.
 pub(crate) fn set_signal(signal: libc::c_int, ignore: bool) {
     let action = if ignore { libc::SIG_IGN } else { libc::SIG_DFL };
@@ -129,7 +137,12 @@ pub(crate) fn arrange_fds<const N: usize>(fds: [BorrowedFd<'_>; N]) -> io::Resul
     }
     // SAFETY: marks descriptors only.
     check(unsafe {
-        libc::syscall(libc::SYS_close_range, N, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+        libc::syscall(
+            libc::SYS_close_range,
+            N,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
     })
 }
 

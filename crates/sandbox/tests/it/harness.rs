@@ -29,8 +29,17 @@ pub(crate) struct Machine {
 
 pub(crate) async fn machine() -> (Machine, Arc<OciBackend>) {
     let dir = tempfile::tempdir().unwrap();
-    let backend = OciBackend::start(config(&dir.path().join("state"))).await.unwrap();
+    let backend = OciBackend::start(config(&dir.path().join("state")))
+        .await
+        .unwrap();
     (Machine::new(backend.clone(), dir), backend)
+}
+
+impl Drop for Machine {
+    /// A test that has failed hasn't shut down.
+    fn drop(&mut self) {
+        let _ = serverledge_sandbox::oci::reap(&self.dir.path().join("state"));
+    }
 }
 
 impl Machine {
@@ -73,7 +82,9 @@ impl Machine {
 }
 
 pub(crate) fn call(params: Value) -> Call {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
     Call {
         id: "test-1".to_owned(),
         deadline_unix: now.as_secs_f64() + 60.0,
@@ -89,5 +100,7 @@ pub(crate) async fn invoke(
 ) -> Result<Result<Value, FunctionError>, CallError> {
     let reply = tokio::time::timeout(Duration::from_secs(20), sandbox.invoke(call(params)));
     let reply = reply.await.expect("the call takes too long")?;
-    Ok(reply.outcome.map(|json| serde_json::from_slice(&json).unwrap()))
+    Ok(reply
+        .outcome
+        .map(|json| serde_json::from_slice(&json).unwrap()))
 }

@@ -11,7 +11,9 @@ use crate::harness::{Machine, invoke, machine};
 #[tokio::test]
 async fn python_says_hello() {
     let (machine, _) = machine().await;
-    let sandbox = machine.python("def handler(p, c): return p['a'] + p['b']").await;
+    let sandbox = machine
+        .python("def handler(p, c): return p['a'] + p['b']")
+        .await;
     for b in 0..3 {
         let sum = invoke(&sandbox, json!({"a": 2, "b": b})).await.unwrap();
         assert_eq!(sum, Ok(json!(2 + b)));
@@ -25,8 +27,13 @@ async fn plain_processes_work_too() {
     let dir = tempfile::tempdir().unwrap();
     let backend = ProcessBackend::start(dir.path().join("state")).unwrap();
     let machine = Machine::new(backend, dir);
-    let sandbox = machine.python("import os\ndef handler(p, c): return p['x']").await;
-    assert_eq!(invoke(&sandbox, json!({"x": "y"})).await.unwrap(), Ok(json!("y")));
+    let sandbox = machine
+        .python("import os\ndef handler(p, c): return p['x']")
+        .await;
+    assert_eq!(
+        invoke(&sandbox, json!({"x": "y"})).await.unwrap(),
+        Ok(json!("y"))
+    );
     sandbox.destroy().await;
     sandbox.destroy().await;
     assert_eq!(sandbox.ended().await.exit, Exit::Signal(9));
@@ -48,5 +55,38 @@ async fn slots_run_at_once_and_not_more() {
     }
     assert!(matches!(d, Err(CallError::Protocol(_))));
     assert!(start.elapsed() < Duration::from_millis(800));
+    machine.backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn node_says_hello() {
+    let (machine, _) = machine().await;
+    let source = "exports.handler = async (p, c) => ({sum: p.a + p.b, name: c.functionName ?? 0})";
+    let mut spec = machine.spec(Shim::Node, source);
+    spec.slots = 2;
+    let sandbox = machine.create(spec).await.unwrap();
+    let sum = invoke(&sandbox, json!({"a": 2, "b": 3}))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(sum["sum"], json!(5));
+    machine.backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_cpu_limit_is_kept() {
+    let (machine, _) = machine().await;
+    let source = "import time\ndef handler(p, c):\n s = time.process_time(); e = time.time() + 1\n \
+                  while time.time() < e: pass\n return time.process_time() - s";
+    let mut spec = machine.spec(Shim::Python, source);
+    spec.cpu = 0.2;
+    let sandbox = machine.create(spec).await.unwrap();
+    let used = invoke(&sandbox, json!({}))
+        .await
+        .unwrap()
+        .unwrap()
+        .as_f64()
+        .unwrap();
+    assert!(used < 0.4, "{used} s of CPU in a second");
     machine.backend.shutdown().await;
 }

@@ -1,0 +1,184 @@
+//! `serverledge-executor`: pid 1 of a sandbox. See `PROTOCOL.md`.
+//!
+//! Standard library only, and in one file: it is compiled by a build script and embedded into the
+//! node. It runs for every cold start, so it does little, and inside a sandbox, so it trusts
+//! nothing it could be sent: its configuration comes from the node through the helper.
+
+use std::ffi::{CString, c_char, c_int, c_ulong, c_void};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::FromRawFd as _;
+use std::process::exit;
+
+const CONFIG_FD: c_int = 3;
+const STATUS_FD: c_int = 4;
+
+const EXITED: u8 = 1;
+const SIGNALED: u8 = 2;
+const NOT_STARTED: u8 = 3;
+
+const PR_SET_PDEATHSIG: c_int = 1;
+const PR_SET_SECCOMP: c_int = 22;
+const PR_SET_NO_NEW_PRIVS: c_int = 38;
+const SECCOMP_MODE_FILTER: c_ulong = 2;
+const SIGKILL: c_ulong = 9;
+const EINTR: i32 = 4;
+const EINVAL: i32 = 22;
+const CLOSE_RANGE_CLOEXEC: c_int = 4;
+
+unsafe extern "C" {
+    fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int;
+    fn fork() -> c_int;
+    fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
+    fn execve(path: *const c_char, argv: *const *const c_char, envp: *const *const c_char) -> c_int;
+    fn close_range(first: u32, last: u32, flags: c_int) -> c_int;
+    fn setsid() -> c_int;
+    fn _exit(status: c_int) -> !;
+}
+
+/// `struct sock_fprog`.
+#[repr(C)]
+struct Program {
+    instructions: u16,
+    filter: *const c_void,
+}
+
+struct Config {
+    argv: Vec<CString>,
+    environment: Vec<CString>,
+    seccomp: Vec<u8>,
+}
+
+fn main() {
+    // SAFETY: plain system calls on values. JUSTIFICATION: the standard library has no prctl.
+    unsafe {
+        // Set again here because the change of user that came before has cleared it.
+        prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    }
+    // SAFETY: whoever executes this program passes the two descriptors and nothing else uses them.
+    // JUSTIFICATION: descriptors that were inherited by number have no safe way in.
+    let (config, status) = unsafe { (File::from_raw_fd(CONFIG_FD), File::from_raw_fd(STATUS_FD)) };
+    let (kind, value) = match read(config) {
+        Some(config) => run(&config),
+        None => (NOT_STARTED, EINVAL),
+    };
+    report(status, kind, value);
+    exit(0)
+}
+
+fn report(mut status: File, kind: u8, value: i32) {
+    let mut message = [kind; 5];
+    message[1..].copy_from_slice(&value.to_be_bytes());
+    // Nobody is left to tell if this fails.
+    let _ = status.write_all(&message);
+}
+
+fn read(mut file: File) -> Option<Config> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).ok()?;
+    let mut rest = &bytes[..];
+    let argv = strings(&mut rest)?;
+    let environment = strings(&mut rest)?;
+    let length = number(&mut rest)?;
+    let seccomp = rest.get(..length)?.to_vec();
+    Some(Config { argv, environment, seccomp }).filter(|config| !config.argv.is_empty())
+}
+
+fn number(rest: &mut &[u8]) -> Option<usize> {
+    let (number, after) = rest.split_first_chunk::<4>()?;
+    *rest = after;
+    usize::try_from(u32::from_be_bytes(*number)).ok()
+}
+
+fn strings(rest: &mut &[u8]) -> Option<Vec<CString>> {
+    let count = number(rest)?;
+    let mut strings = Vec::new();
+    for _ in 0..count {
+        let length = number(rest)?;
+        let text = rest.get(..length)?;
+        strings.push(CString::new(text).ok()?);
+        *rest = rest.get(length..)?;
+    }
+    Some(strings)
+}
+
+/// Runs the interpreter and waits for its end.
+fn run(config: &Config) -> (u8, i32) {
+    let (mut from_child, to_parent) = match std::io::pipe() {
+        Ok(pipe) => pipe,
+        Err(error) => return (NOT_STARTED, error.raw_os_error().unwrap_or(EINVAL)),
+    };
+    // SAFETY: this process has one thread, so the child may do anything. JUSTIFICATION: `Command`
+    // would work, but runs our seccomp filter before its own system calls, which would have to be
+    // allowed to every function then.
+    let pid = unsafe { fork() };
+    if pid == 0 {
+        drop(from_child);
+        let errno = become_interpreter(config);
+        let mut to_parent = to_parent;
+        let _ = to_parent.write_all(&errno.to_be_bytes());
+        // SAFETY: ends the process. JUSTIFICATION: `exit` would run the parent's handlers.
+        unsafe { _exit(127) }
+    }
+    drop(to_parent);
+    if pid < 0 {
+        return (NOT_STARTED, last_errno());
+    }
+    // Closed by a successful exec; holds the reason of one that failed.
+    let mut errno = [0; 4];
+    if from_child.read_exact(&mut errno).is_ok() {
+        return (NOT_STARTED, i32::from_be_bytes(errno));
+    }
+    drop(from_child);
+    wait(pid)
+}
+
+/// In the child: returns only when it failed.
+fn become_interpreter(config: &Config) -> i32 {
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, environment) = (pointers(&config.argv), pointers(&config.environment));
+    // SAFETY: all pointers are to live, NUL-terminated data, and the lists end with null.
+    // JUSTIFICATION: these system calls have no equivalent in the standard library.
+    unsafe {
+        setsid();
+        // Descriptors of the helper and of the executor are none of the function's business.
+        close_range(3, u32::MAX, CLOSE_RANGE_CLOEXEC);
+        if !config.seccomp.is_empty() {
+            let instructions = u16::try_from(config.seccomp.len() / 8).unwrap_or(u16::MAX);
+            let program = Program { instructions, filter: config.seccomp.as_ptr().cast() };
+            let address = &raw const program as c_ulong;
+            if prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, address, 0, 0) != 0 {
+                return last_errno();
+            }
+        }
+        execve(argv[0], argv.as_ptr(), environment.as_ptr());
+    }
+    last_errno()
+}
+
+/// Reaps everything, as the init of a pid namespace must, until the interpreter has ended.
+fn wait(interpreter: c_int) -> (u8, i32) {
+    loop {
+        let mut status: c_int = 0;
+        // SAFETY: `status` is valid for the call. JUSTIFICATION: waiting for any child is not in
+        // the standard library.
+        let pid = unsafe { waitpid(-1, &raw mut status, 0) };
+        if pid == interpreter {
+            let signal = status & 0x7f;
+            return match signal {
+                0 => (EXITED, (status >> 8) & 0xff),
+                _ => (SIGNALED, signal),
+            };
+        }
+        if pid < 0 && last_errno() != EINTR {
+            return (NOT_STARTED, last_errno());
+        }
+    }
+}
+
+fn last_errno() -> i32 {
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(EINVAL)
+}

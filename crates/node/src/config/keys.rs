@@ -1,0 +1,287 @@
+//! The table of keys: name, default, meaning, and what reading one does.
+//!
+//! The documentation is made of it ([`describe`]); a test holds its defaults against those of the
+//! structs.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serverledge_core::Language;
+
+use super::sections::{Config, Isolation, LogFormat};
+use super::value::Scalar;
+
+mod table;
+
+use self::table::KEYS;
+
+/// Documentation of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyDoc {
+    /// Dotted name; `<name>` stands for a name of your choice.
+    pub key: &'static str,
+    /// What it takes.
+    pub kind: String,
+    /// Its default, as it would be written; in parentheses if it depends on the machine; empty if
+    /// there is none.
+    pub default: &'static str,
+    /// What it means.
+    pub doc: &'static str,
+    /// Why it has no effect in this version, if it has none.
+    pub no_effect: Option<&'static str>,
+}
+
+/// Every key, in the order of the table.
+pub fn describe() -> Vec<KeyDoc> {
+    let describe = |key: &Key| {
+        let (kind, no_effect) = match &key.effect {
+            Effect::Set(set) => (set.kind(), None),
+            Effect::None(reason) => ("any".to_string(), Some(*reason)),
+        };
+        KeyDoc {
+            key: key.name,
+            kind,
+            default: key.default,
+            doc: key.doc,
+            no_effect,
+        }
+    };
+    KEYS.iter().map(describe).collect()
+}
+
+/// A row of the table.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) default: &'static str,
+    pub(super) doc: &'static str,
+    pub(super) effect: Effect,
+}
+
+pub(super) enum Effect {
+    Set(Set),
+    /// Accepted, and ignored for this reason.
+    None(&'static str),
+}
+
+/// How a value is read, within which limits, and where it goes.
+pub(super) enum Set {
+    Bool(fn(&mut Config, bool)),
+    Integer(RangeInclusive<u64>, fn(&mut Config, u64)),
+    /// Bytes.
+    Size(RangeInclusive<u64>, fn(&mut Config, u64)),
+    Number(RangeInclusive<f64>, fn(&mut Config, f64)),
+    /// Seconds.
+    Duration(RangeInclusive<f64>, fn(&mut Config, Duration)),
+    Text(fn(&mut Config, String)),
+    Path(fn(&mut Config, PathBuf)),
+    Choice(&'static [&'static str], fn(&mut Config, &str)),
+    RuntimePath,
+    RuntimeLanguage,
+}
+
+const LANGUAGES: &[&str] = &["python", "nodejs"];
+
+impl Set {
+    /// Reads `value` and sets it; `name` is what stands for `<name>` in the key. An error says
+    /// what was expected.
+    pub(super) fn apply(
+        &self,
+        config: &mut Config,
+        name: &str,
+        value: &Scalar,
+    ) -> Result<(), String> {
+        let set = match self {
+            Self::Bool(set) => value.as_bool().map(|value| set(config, value)),
+            Self::Integer(range, set) => value
+                .as_integer()
+                .filter(|v| range.contains(v))
+                .map(|value| set(config, value)),
+            Self::Size(range, set) => value
+                .as_bytes()
+                .filter(|v| range.contains(v))
+                .map(|value| set(config, value)),
+            Self::Number(range, set) => value
+                .as_number()
+                .filter(|v| range.contains(v))
+                .map(|value| set(config, value)),
+            Self::Duration(range, set) => {
+                let value = value
+                    .as_duration()
+                    .filter(|v| range.contains(&v.as_secs_f64()));
+                value.map(|value| set(config, value))
+            }
+            Self::Text(set) => value.as_text().map(|value| set(config, value)),
+            Self::Path(set) => {
+                let path = value
+                    .as_text()
+                    .filter(|path| !path.is_empty())
+                    .map(PathBuf::from);
+                // Later, the working directory may be another.
+                let path = path.map(|path| std::path::absolute(&path).unwrap_or(path));
+                path.map(|path| set(config, path))
+            }
+            Self::Choice(choices, set) => {
+                let chosen = value.as_text().map(|text| text.to_lowercase());
+                chosen
+                    .filter(|text| choices.contains(&text.as_str()))
+                    .map(|text| set(config, &text))
+            }
+            Self::RuntimePath => {
+                let path = value
+                    .as_text()
+                    .map(PathBuf::from)
+                    .filter(|path| path.is_absolute());
+                path.map(|path| {
+                    config.runtimes.entry(name.to_string()).or_default().path = Some(path);
+                })
+            }
+            Self::RuntimeLanguage => value.as_text().and_then(|text| language(&text)).map(|it| {
+                config
+                    .runtimes
+                    .entry(name.to_string())
+                    .or_default()
+                    .language = Some(it);
+            }),
+        };
+        set.ok_or_else(|| self.kind())
+    }
+
+    /// What it takes, for documentation and errors.
+    fn kind(&self) -> String {
+        match self {
+            Self::Bool(_) => "true or false".into(),
+            Self::Integer(range, _) => format!("an integer {}", bounds(range, &u64::MAX)),
+            Self::Size(range, _) => {
+                format!(
+                    "bytes, as a number or like 16MiB, {}",
+                    bounds(range, &u64::MAX)
+                )
+            }
+            Self::Number(range, _) => format!("a number {}", bounds(range, &f64::MAX)),
+            Self::Duration(range, _) => {
+                format!(
+                    "seconds, as a number or like 500ms, {}",
+                    bounds(range, &f64::MAX)
+                )
+            }
+            Self::Text(_) => "a text".into(),
+            Self::Path(_) => "a path".into(),
+            Self::RuntimePath => "an absolute path".into(),
+            Self::Choice(choices, _) => format!("one of {}", choices.join(", ")),
+            Self::RuntimeLanguage => format!("one of {}", LANGUAGES.join(", ")),
+        }
+    }
+}
+
+fn bounds<T: PartialEq + std::fmt::Display>(range: &RangeInclusive<T>, unlimited: &T) -> String {
+    match range.end() {
+        end if end == unlimited => format!("from {}", range.start()),
+        end => format!("from {} to {end}", range.start()),
+    }
+}
+
+fn language(text: &str) -> Option<Language> {
+    match text.to_lowercase().as_str() {
+        "python" => Some(Language::Python),
+        "nodejs" | "node" => Some(Language::Node),
+        _ => None,
+    }
+}
+
+/// A key that was looked up.
+pub(super) struct Found {
+    pub(super) key: &'static Key,
+    /// What stood for `<name>`.
+    pub(super) name: String,
+}
+
+/// The key with this dotted name, in lower case.
+pub(super) fn find(name: &str) -> Option<Found> {
+    find_by(name, '.')
+}
+
+/// The key of a variable, without our prefix: any case, `_` for `.`.
+pub(super) fn find_variable(name: &str) -> Option<Found> {
+    find_by(&name.to_lowercase(), '_')
+}
+
+fn find_by(name: &str, separator: char) -> Option<Found> {
+    let found = |key, name: &str| Found {
+        key,
+        name: name.to_string(),
+    };
+    KEYS.iter()
+        .find_map(|key| match key.name.split_once("<name>") {
+            None => (spelled(key.name, separator) == name).then(|| found(key, "")),
+            Some((before, after)) => {
+                let inside = name
+                    .strip_prefix(spelled(before, separator).as_str())?
+                    .strip_suffix(spelled(after, separator).as_str())?;
+                (!inside.is_empty()).then(|| found(key, inside))
+            }
+        })
+}
+
+fn spelled(name: &str, separator: char) -> String {
+    match separator {
+        '.' => name.to_string(),
+        separator => name.replace('.', separator.encode_utf8(&mut [0; 4])),
+    }
+}
+
+/// Whether there are keys below this dotted name.
+pub(super) fn is_section(name: &str) -> bool {
+    KEYS.iter().any(|key| {
+        key.name
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with('.'))
+    })
+}
+
+/// What to say about a key that isn't in the table.
+pub(super) fn unknown(name: &str) -> String {
+    if is_section(name) {
+        let section = format!("{name}.");
+        let inside = KEYS
+            .iter()
+            .map(|key| key.name)
+            .filter(|key| key.starts_with(&section));
+        let inside = inside.collect::<Vec<_>>().join(", ");
+        return format!("is a section, not a setting: it has {inside}");
+    }
+    match nearest(name, '.') {
+        Some(key) => format!("is not a setting; did you mean {key}?"),
+        None => "is not a setting; `serverledge config` lists all of them".into(),
+    }
+}
+
+/// What to say about a variable that isn't in the table.
+pub(super) fn unknown_variable(name: &str, prefix: &str) -> String {
+    match nearest(&name.to_lowercase(), '_') {
+        Some(key) => format!(
+            "is not a setting; did you mean {prefix}{}?",
+            key.to_uppercase()
+        ),
+        None => "is not a setting; `serverledge config` lists all of them".into(),
+    }
+}
+
+/// The key that looks most like `name`, if one does.
+fn nearest(name: &str, separator: char) -> Option<String> {
+    let last = |text: &str| {
+        text.rsplit(separator)
+            .next()
+            .unwrap_or_default()
+            .to_string()
+    };
+    let distance = |key: &String| {
+        // The right name in the wrong section is a near miss too.
+        let moved = last(key) == last(name);
+        let distance = strsim::damerau_levenshtein(key, name);
+        if moved { distance.min(3) } else { distance }
+    };
+    let keys = KEYS.iter().map(|key| spelled(key.name, separator));
+    let (distance, key) = keys.map(|key| (distance(&key), key)).min()?;
+    (distance <= 3.max(name.len() / 4)).then_some(key)
+}

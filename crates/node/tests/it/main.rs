@@ -1,0 +1,19 @@
+//! Black-box tests of the node: the real program with its real sandboxes, over HTTP.
+//!
+//! They need root, namespaces and cgroups, Python 3 and Node.js, as the built-in sandboxes do, and
+//! fail where these are missing: a machine that can't run them hasn't tested the node.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that can't go on should fail, loudly and at the line"
+)]
+
+mod r#async;
+mod hostile;
+mod lifecycle;
+mod recovery;
+mod support;
+mod transcript;
+mod wire;

@@ -1,0 +1,95 @@
+//! Functions to register: source text in, the body of `/create` out.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
+
+/// A function and its code.
+#[derive(Clone, Debug)]
+pub(crate) struct Function {
+    pub(crate) name: String,
+    runtime: &'static str,
+    memory_mb: i64,
+    concurrency: i16,
+    timeout: Option<f64>,
+    handler: String,
+    files: Vec<(String, String)>,
+}
+
+/// A Python function in `f.py`, whose handler is called `handler`.
+pub(crate) fn python(name: &str, source: &str) -> Function {
+    Function::new(name, "python314", "f.handler").file("f.py", source)
+}
+
+/// A Node.js function in `f.js`.
+pub(crate) fn javascript(name: &str, source: &str) -> Function {
+    Function::new(name, "nodejs17ng", "f.js").file("f.js", source)
+}
+
+impl Function {
+    fn new(name: &str, runtime: &'static str, handler: &str) -> Self {
+        Self {
+            name: name.into(),
+            runtime,
+            memory_mb: 128,
+            concurrency: 1,
+            timeout: None,
+            handler: handler.into(),
+            files: Vec::new(),
+        }
+    }
+
+    pub(crate) fn file(mut self, path: &str, source: &str) -> Self {
+        self.files.push((path.into(), source.into()));
+        self
+    }
+
+    pub(crate) fn handler(mut self, handler: &str) -> Self {
+        self.handler = handler.into();
+        self
+    }
+
+    pub(crate) fn memory(mut self, megabytes: i64) -> Self {
+        self.memory_mb = megabytes;
+        self
+    }
+
+    pub(crate) fn concurrency(mut self, calls: i16) -> Self {
+        self.concurrency = calls;
+        self
+    }
+
+    pub(crate) fn timeout(mut self, seconds: f64) -> Self {
+        self.timeout = Some(seconds);
+        self
+    }
+
+    /// The body of `/create` or `/update`.
+    pub(crate) fn body(&self) -> Value {
+        let mut body = json!({
+            "Name": self.name,
+            "Runtime": self.runtime,
+            "MemoryMB": self.memory_mb,
+            "CPUDemand": 0.0,
+            "MaxConcurrency": self.concurrency,
+            "Handler": self.handler,
+            "TarFunctionCode": BASE64.encode(tar(&self.files)),
+        });
+        if let Some(seconds) = self.timeout {
+            body["TimeoutSeconds"] = json!(seconds);
+        }
+        body
+    }
+}
+
+/// A tar of regular files.
+pub(crate) fn tar(files: &[(String, String)]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, source) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(source.len() as u64);
+        archive.append_data(&mut header, path, source.as_bytes()).expect("writing to memory");
+    }
+    archive.into_inner().expect("writing to memory")
+}
