@@ -161,7 +161,7 @@ impl Node {
     /// A record as a function that can be invoked; `None` for a runtime this node doesn't have.
     pub(crate) fn function(&self, record: FunctionRecord) -> Option<Function> {
         let runtime = self.runtime(&record.runtime)?;
-        let configured = self.config.runtimes.get(&record.runtime);
+        let configured = self.config.runtimes.get(&record.runtime.to_lowercase());
         let interpreter = configured
             .and_then(|runtime| runtime.path.clone())
             .unwrap_or_else(|| PathBuf::from(runtime.language.interpreter()));
@@ -183,18 +183,19 @@ impl Node {
 
     /// The runtime called `name`, from the table or the configuration.
     pub(crate) fn runtime(&self, name: &str) -> Option<Runtime> {
-        let configured = self.config.runtimes.get(name).and_then(|runtime| runtime.language);
+        let configured = self.config.runtimes.get(&name.to_lowercase());
+        let configured = configured.and_then(|runtime| runtime.language);
         configured.map(Runtime::of).or_else(|| Runtime::by_name(name))
     }
 
     fn load_catalog(&self) -> anyhow::Result<()> {
         let mut codes = std::collections::HashSet::new();
-        for (name, bytes) in self.store.functions()? {
-            let record: FunctionRecord = match serde_json::from_slice(&bytes) {
+        self.store.visit_functions(|name, bytes| {
+            let record: FunctionRecord = match serde_json::from_slice(bytes) {
                 Ok(record) => record,
                 Err(error) => {
                     warn!(function = name, %error, "stored function is unreadable; left out");
-                    continue;
+                    return;
                 }
             };
             codes.extend(record.code.clone());
@@ -202,7 +203,7 @@ impl Node {
                 Some(function) => drop(self.catalog.insert(Arc::new(function))),
                 None => warn!(function = name, "its runtime is no longer configured; left out"),
             }
-        }
+        })?;
         // Code whose registration was cut short by a crash.
         for digest in self.code.digests()? {
             if !codes.contains(digest.as_str()) {

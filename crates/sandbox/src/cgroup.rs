@@ -381,7 +381,7 @@ fn hierarchies(mountinfo: &str) -> (Version, BTreeMap<&'static str, PathBuf>) {
             continue;
         };
         match (right.next(), right.nth(1)) {
-            (Some("cgroup-none"), Some(options)) => {
+            (Some("cgroup"), Some(options)) => {
                 for controller in CONTROLLERS {
                     if options.split(',').any(|option| option == controller) {
                         v1.entry(controller).or_insert_with(|| PathBuf::from(point));
@@ -402,7 +402,7 @@ fn hierarchies(mountinfo: &str) -> (Version, BTreeMap<&'static str, PathBuf>) {
 }
 
 /// FNV-1a: short, and the same in every version of this program.
-fn hash(path: &Path) -> u64 {
+pub(crate) fn hash(path: &Path) -> u64 {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let bytes = path.as_os_str().as_bytes().iter();
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {

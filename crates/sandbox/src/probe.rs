@@ -289,7 +289,6 @@ mod tests {
     #[test]
     fn all_is_answered() {
         let report = isolation();
-        println!("{report}");
         assert!(report.items.iter().all(|item| !item.detail.is_empty()));
         assert!(report.missing().all(|item| item.remedy.is_some()));
     }

@@ -15,8 +15,9 @@ use std::sync::Arc;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::process::{Child, Command};
 
+use crate::body::{Body, Guard, Registry, RunDir, Watched};
 use crate::executor::{ENVIRONMENT, command};
-use crate::instance::{Body, Guard, Registry, RunDir, Watched, load};
+use crate::instance::load;
 use crate::log::LogTail;
 use crate::wire::Listener;
 use crate::{Backend, BoxFuture, CreateError, Exit, Sandbox, SandboxSpec, Shim};

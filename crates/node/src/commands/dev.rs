@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let function = Deployment::of(arguments)?;
     let storage = Storage::new()?;
-    let mut environment: Vec<(String, String)> = std::env::vars().collect();
+    let mut environment: Vec<(String, String)> = serve::environment().collect();
     let path = storage.0.to_string_lossy().into_owned();
     environment.push(("SERVERLEDGE_STORAGE_PATH".into(), path));
     let (config, _) = Config::load(None, environment.into_iter(), &[])?;

@@ -15,11 +15,12 @@ use tracing::{info, warn};
 
 /// Loads the configuration and runs a node in the foreground.
 pub(crate) fn run(explicit: Option<&Path>) -> anyhow::Result<()> {
-    let (config, warnings) = Config::load(explicit, std::env::vars(), &search_dirs())?;
+    let (config, warnings) = Config::load(explicit, environment(), &search_dirs())?;
     init_logging(config.log_format);
     for warning in warnings {
         warn!("{warning}");
     }
+    raise_descriptor_limit();
     runtime()?.block_on(async {
         let listener = listen(&config).await?;
         serve(config, listener, stop_signal()?).await
@@ -74,8 +75,9 @@ pub(crate) fn init_logging(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     match format {
-        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Text => builder.with_target(false).with_ansi(colour).init(),
         LogFormat::Json => builder.json().init(),
     }
 }
@@ -106,6 +108,22 @@ async fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
         ..OciConfig::new(state_dir)
     };
     Ok(OciBackend::start(config).await?)
+}
+
+/// The environment, as far as it is text.
+pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |text: std::ffi::OsString| text.into_string().ok();
+    std::env::vars_os().filter_map(move |(key, value)| Some((text(key)?, text(value)?)))
+}
+
+/// Connections and sandboxes take several descriptors each; shells give programs 1024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(%error, "the limit of open files could not be raised");
+    }
 }
 
 fn search_dirs() -> Vec<PathBuf> {

@@ -3,6 +3,7 @@
 //! They need root, namespaces and cgroups, Python 3 and Node.js, as the built-in sandboxes do, and
 //! fail where these are missing: a machine that can't run them hasn't tested the node.
 
+#![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -17,9 +17,10 @@ use super::link::Link;
 use super::message::Create;
 use super::root::SHIM_DIR;
 use super::{OciConfig, STATUS_SETUP_FAILED};
-use crate::cgroup::{Groups, Limits, Version};
+use crate::body::{Body, Guard, Registry, RunDir, Watched};
+use crate::cgroup::{Groups, Limits, Version, hash};
 use crate::executor::{self, ENVIRONMENT};
-use crate::instance::{Body, Guard, Registry, RunDir, Watched, load};
+use crate::instance::load;
 use crate::log::LogTail;
 use crate::wire::Listener;
 use crate::{Backend, BoxFuture, CreateError, Exit, Sandbox, SandboxSpec};
@@ -42,6 +43,8 @@ pub struct OciBackend {
     registry: Registry,
     /// Whether each sandbox has a user of its own.
     own_users: bool,
+    /// Where in the range this node begins, so that several on a machine rarely share users.
+    first_user: u64,
 }
 
 impl OciBackend {
@@ -63,6 +66,7 @@ impl OciBackend {
             );
         }
         let link = Link::start(&config.helper, &config.state_dir.join("root")).await?;
+        let first_user = hash(&config.state_dir);
         let own_users = !link.rootless && is_mapped(config.uid_base);
         Ok(Arc::new(OciBackend {
             config,
@@ -71,6 +75,7 @@ impl OciBackend {
             link: tokio::sync::Mutex::new(Arc::new(link)),
             registry: Registry::default(),
             own_users,
+            first_user,
         }))
     }
 
@@ -151,7 +156,9 @@ impl OciBackend {
             code_dir: spec.code_dir.clone(),
             socket_dir: dir.to_owned(),
             uid: match self.own_users {
-                true => self.config.uid_base + (spec.id % USERS) as u32,
+                true => {
+                    self.config.uid_base + (self.first_user.wrapping_add(spec.id) % USERS) as u32
+                }
                 false => ROOTLESS_UID,
             },
             tmp_mb: self.config.tmp_mb,

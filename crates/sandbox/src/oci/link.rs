@@ -16,7 +16,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 use tokio::sync::oneshot;
 
 use super::message::{Create, Created, Ready, Setup, receive, send};
-use crate::instance::watch_fd;
+use crate::body::watch_fd;
 use crate::{CreateError, lock};
 
 /// A running helper. Dropping it closes the socket, on which the helper kills all and exits.

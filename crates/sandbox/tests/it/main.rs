@@ -1,7 +1,12 @@
 //! Real sandboxes on this machine's interpreters. Needs root, as the built-in backend does for
 //! everything that it promises, and `/usr/bin/python3` and `/usr/bin/node`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
 
 mod ends;
 mod harness;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -13,12 +14,15 @@ pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
-/// Sends a signal to a process that the caller started.
-#[expect(unsafe_code, reason = "no safe call sends a signal")]
-pub(crate) fn signal(pid: u32, signal: libc::c_int) {
-    let pid = libc::pid_t::try_from(pid).expect("a process id");
-    // SAFETY: `kill` takes two integers and touches no memory of ours.
-    unsafe { libc::kill(pid, signal) };
+/// Sends a signal, such as `TERM`, to a process that the caller started.
+pub(crate) fn signal(pid: u32, signal: &str) {
+    // The program rather than the system call, which would need `unsafe`.
+    let status = Command::new("kill")
+        .args(["-s", signal, &pid.to_string()])
+        .stderr(Stdio::null())
+        .status()
+        .expect("running kill");
+    assert!(status.success(), "no process {pid} to send {signal} to");
 }
 
 /// What a running node has on the machine beside itself.
@@ -100,7 +104,7 @@ pub(crate) fn mounts(mark: &str) -> Vec<String> {
         .collect()
 }
 
-/// cgroup directories whose path mentions both serverledge and one of `words`.
+/// cgroup directories whose path mentions `word`.
 fn cgroups_named(word: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut pending = vec![PathBuf::from(CGROUPS)];
@@ -117,19 +121,6 @@ fn cgroups_named(word: &str) -> Vec<String> {
         }
     }
     found
-}
-
-/// cgroup directories of sandboxes below the node's own: every directory under the parents of the
-/// ones in `footprint`.
-pub(crate) fn siblings_of(footprint: &Footprint) -> BTreeSet<PathBuf> {
-    footprint
-        .cgroups
-        .iter()
-        .filter_map(|path| path.parent())
-        .flat_map(|parent| fs::read_dir(parent).into_iter().flatten().flatten())
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
-        .collect()
 }
 
 /// All processes: parent and start time by pid.

@@ -239,13 +239,13 @@ impl Node {
         serde_json::from_value(self.get("/function").expect(200).json()).expect("an array of names")
     }
 
-    pub(crate) fn signal(&self, signal: libc::c_int) {
+    pub(crate) fn signal(&self, signal: &str) {
         machine::signal(self.pid(), signal);
     }
 
     /// Ends the node with SIGTERM, and gives how it ended.
     pub(crate) fn stop(mut self) -> (ExitStatus, Builder) {
-        self.signal(libc::SIGTERM);
+        self.signal("TERM");
         (self.wait(), self.builder.clone())
     }
 
@@ -264,8 +264,8 @@ impl Node {
 
     /// Kills the node, as a crash would, and gives what to start it again with.
     pub(crate) fn kill9(mut self) -> Builder {
-        self.signal(libc::SIGKILL);
-        assert_eq!(self.wait().signal(), Some(libc::SIGKILL));
+        self.signal("KILL");
+        assert_eq!(self.wait().signal(), Some(9));
         self.builder.clone()
     }
 
@@ -279,7 +279,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         // Gone already unless the test left it running or failed.
         if let Ok(None) = self.child.try_wait() {
-            self.signal(libc::SIGTERM);
+            self.signal("TERM");
             let deadline = Instant::now() + STOP_TIME_MAX;
             while matches!(self.child.try_wait(), Ok(None)) {
                 if Instant::now() > deadline {
