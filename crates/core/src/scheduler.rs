@@ -9,6 +9,8 @@
 //! cold start. Estimates can be wrong or missing, so the choice to wait is bounded like ski rental
 //! (Karlin et al., "Competitive snoopy caching", 1988): after waiting for as long as a cold start
 //! takes, a sandbox is started after all. No call does worse than about twice the better choice.
+//! The same rule holds for many short waits together: when the calls of a function have waited for
+//! as long as a start takes, in all, it gets another sandbox, up to one for each core.
 //!
 //! **Lack of room.** Calls that need a sandbox for which there is no room wait in order of arrival,
 //! across functions: freed room goes to the oldest first, and younger ones don't overtake it.
@@ -34,8 +36,8 @@ pub struct Scheduler {
     sandboxes: BTreeMap<SandboxId, Sandbox>,
     /// Idle sandboxes of all functions, least recently used first.
     idle: BTreeSet<(Timestamp, SandboxId)>,
-    /// Waiting calls, oldest first.
-    waiting: BTreeMap<CallId, FunctionId>,
+    /// Waiting calls, oldest first, and since when they wait.
+    waiting: BTreeMap<CallId, (FunctionId, Timestamp)>,
     /// Those among them that wait for room.
     wanting_room: BTreeSet<CallId>,
     starting: usize,
@@ -56,6 +58,8 @@ struct Pool {
     up: usize,
     queue: VecDeque<CallId>,
     estimate: Estimate,
+    /// Time that calls have waited although a sandbox could have been started.
+    regret: Duration,
     retired: bool,
 }
 
@@ -86,6 +90,7 @@ impl Pool {
             up: 0,
             queue: VecDeque::new(),
             estimate: Estimate::default(),
+            regret: Duration::ZERO,
             retired: false,
         }
     }
@@ -160,12 +165,12 @@ impl Scheduler {
         let cold_start = pool.estimate.cold_start();
         let wait = pool.should_wait(self.config.cores) || self.starting >= self.config.starts_max;
         if wait && (patient || pool.queue.len() < self.config.wait_capacity) {
-            self.enqueue(call, function);
+            self.enqueue(call, function, now);
         } else if !wait && self.wanting_room.is_empty() && self.fits(function) {
-            self.enqueue(call, function);
+            self.enqueue(call, function, now);
             self.create(function, false, now, actions);
         } else if patient || self.wanting_room.len() < self.config.queue_capacity {
-            self.enqueue(call, function);
+            self.enqueue(call, function, now);
             self.wanting_room.insert(call);
         } else {
             self.forget_if_unused(function);
@@ -184,7 +189,7 @@ impl Scheduler {
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) -> Option<Timestamp> {
-        let function = *self.waiting.get(&call)?;
+        let (function, _) = *self.waiting.get(&call)?;
         let pool = self.pools.get(&function)?;
         let again = now + pool.estimate.cold_start();
         let enough = pool.starting >= pool.queue.len() || self.starting >= self.config.starts_max;
@@ -200,7 +205,7 @@ impl Scheduler {
 
     /// The deadline of a waiting call passed. `true` if it was still waiting; it is forgotten now.
     pub fn give_up(&mut self, call: CallId, now: Timestamp, actions: &mut Vec<Action>) -> bool {
-        let Some(function) = self.waiting.get(&call).copied() else { return false };
+        let Some((function, _)) = self.waiting.get(&call).copied() else { return false };
         if let Some(pool) = self.pools.get_mut(&function) {
             pool.queue.retain(|waiting| *waiting != call);
         }
@@ -284,6 +289,7 @@ impl Scheduler {
             self.destroy(id, actions);
         } else if !draining {
             self.refill(id, now, false, actions);
+            self.regret(function, now, actions);
         }
         self.settle(function, now, actions);
     }
@@ -401,7 +407,9 @@ impl Scheduler {
             && let Some(call) = pool.queue.pop_front()
         {
             calls += 1;
-            self.waiting.remove(&call);
+            if let Some((_, since)) = self.waiting.remove(&call) {
+                pool.regret += now.since(since);
+            }
             self.wanting_room.remove(&call);
             actions.push(Action::Dispatch { call, sandbox: id, cold });
             cold = false;
@@ -419,6 +427,20 @@ impl Scheduler {
             pool.open.push(id);
         } else if calls >= pool.limits.max_concurrency {
             pool.open.retain(|open| *open != id);
+        }
+    }
+
+    /// Starts another sandbox when waiting has cost as much as that would have.
+    fn regret(&mut self, function: FunctionId, now: Timestamp, actions: &mut Vec<Action>) {
+        let Some(pool) = self.pools.get_mut(&function) else { return };
+        if pool.queue.is_empty() || pool.regret < pool.estimate.cold_start() {
+            return;
+        }
+        pool.regret = Duration::ZERO;
+        let useful = pool.up + pool.starting < self.config.cores && pool.starting == 0;
+        let possible = self.wanting_room.is_empty() && self.starting < self.config.starts_max;
+        if useful && possible && self.fits(function) {
+            self.create(function, false, now, actions);
         }
     }
 
@@ -443,7 +465,7 @@ impl Scheduler {
         });
         self.wanting_room.extend(orphaned);
         while let Some(&call) = self.wanting_room.first() {
-            let Some(&wanting) = self.waiting.get(&call) else {
+            let Some(&(wanting, _)) = self.waiting.get(&call) else {
                 self.wanting_room.remove(&call);
                 continue;
             };
@@ -478,8 +500,8 @@ impl Scheduler {
         given
     }
 
-    fn enqueue(&mut self, call: CallId, function: FunctionId) {
-        self.waiting.insert(call, function);
+    fn enqueue(&mut self, call: CallId, function: FunctionId, now: Timestamp) {
+        self.waiting.insert(call, (function, now));
         if let Some(pool) = self.pools.get_mut(&function) {
             pool.queue.push_back(call);
         }

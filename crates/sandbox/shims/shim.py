@@ -6,13 +6,67 @@ imported where it is used. One thread serves each slot, slot 0 on the main threa
 
 import sys
 import _socket
-import json
 from os import _exit, environ
 
 HELLO, LOAD, LOADED, INVOKE, RESULT = 1, 2, 3, 4, 5
 FRAME_MAX = 64 << 20
 OUTPUT_MAX = 1 << 20
 CUT = "\n[output cut: a call may print 1 MiB]\n"
+
+
+def make_json():
+    """`json.loads` and `json.dumps` without importing `json`.
+
+    That module imports `re`, which takes longer than everything else here. The C parts that do its
+    work are used directly where they behave as expected; where not, the module itself is.
+    """
+    try:
+        import _json
+
+        class Options:
+            strict = True
+            object_hook = object_pairs_hook = None
+            parse_float, parse_int = float, int
+            memo = {}
+
+            @staticmethod
+            def parse_constant(name):
+                return float(name.replace("Infinity", "inf"))
+
+        scan = _json.make_scanner(Options)
+
+        def no_json(value):
+            raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+        def loads(data):
+            text = data.decode()
+            value, end = scan(text, 0)
+            if end != len(text) and text[end:].strip():
+                raise ValueError("extra data after the JSON value")
+            return value
+
+        escape = _json.encode_basestring_ascii
+
+        def dumps(value):
+            encode = _json.make_encoder(
+                {}, no_json, escape, None, ": ", ", ", False, False, True
+            )
+            return "".join(encode(value, 0))
+
+        sample = {"a": [1, 2.5, None, True, "\u00fc"], "b": {}}
+        text = '{"a": [1, 2.5, null, true, "\\u00fc"], "b": {}}'
+        if dumps(sample) != text or loads(text.encode()) != sample:
+            raise ImportError
+        return loads, dumps
+    except (ImportError, AttributeError, TypeError, ValueError):
+        import json
+
+        return json.loads, json.dumps
+
+
+loads, dumps = make_json()
+OK = {"ok": True}
+OK_HEAD = b'{"ok":true}'
 
 
 class Connection:
@@ -25,7 +79,7 @@ class Connection:
         self.send(HELLO, {"slot": slot, "runtime": "python", "version": version})
 
     def send(self, kind, head, body=b""):
-        head = json.dumps(head).encode("utf-8", "backslashreplace")
+        head = OK_HEAD if head is OK else dumps(head).encode()
         length = 5 + len(head) + len(body)
         prefix = length.to_bytes(4, "big") + bytes((kind,)) + len(head).to_bytes(4, "big")
         if len(body) < 65536:
@@ -187,15 +241,14 @@ def add_site_packages():
 
 
 def load(head):
-    import importlib
-
     directory, handler = head["handler_dir"], head["handler"]
     module_name, _, attribute = handler.rpartition(".")
     if not module_name:
         module_name, attribute = attribute, "handler"
     sys.path.insert(0, directory)
     try:
-        module = importlib.import_module(module_name)
+        __import__(module_name)
+        module = sys.modules[module_name]
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if module_name == missing or module_name.startswith(missing + "."):
@@ -224,25 +277,25 @@ def run(handler, params, context):
 
         result = asyncio.run(wait())
     try:
-        text = json.dumps(result)
+        text = dumps(result)
     except (TypeError, ValueError) as error:
         raise TypeError(f"the function's result is not JSON: {error}") from None
-    return text.encode("utf-8")
+    return text.encode()
 
 
 def invoke(handler, template, head, body):
     """Runs one call: the head and body of its RESULT."""
-    head = json.loads(head)
+    head = loads(head)
     output = Output() if head["output"] else DISCARD
     set_current(output)
     try:
         context = Context(template)
         context["request_id"] = head["id"]
         context["deadline"] = head["deadline"]
-        result = run(handler, json.loads(body), context)
+        result = run(handler, loads(body), context)
         if len(result) > FRAME_MAX - OUTPUT_MAX * 8:
             raise ValueError(f"the function's result of {len(result)} bytes is too large")
-        reply = {"ok": True}
+        reply = OK
     except SystemExit as error:
         leave(error.code)
     except BaseException as error:
@@ -252,7 +305,7 @@ def invoke(handler, template, head, body):
         set_current(None)
     text = output.text()
     if text:
-        reply["output"] = text
+        reply = {**reply, "output": text}
     return reply, result
 
 
@@ -288,7 +341,7 @@ def serve(connection, handler, template, slots):
         reply, result = invoke(handler, template, head, body)
         left = left_running(slots)
         if left:
-            reply["left"] = left
+            reply = {**reply, "left": left}
         connection.send(RESULT, reply, result)
 
 
@@ -297,7 +350,7 @@ def main():
     frame = connection.receive()
     if frame is None:
         _exit(0)
-    head = json.loads(frame[1])
+    head = loads(frame[1])
     slots = head.get("slots", 1)
     others = [Connection(slot) for slot in range(1, slots)]
     sys.stdout, sys.stderr = Stream(0, sys.stdout), Stream(1, sys.stderr)

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serverledge_sandbox::Shim;
 
-use crate::harness::{machine, invoke};
+use crate::harness::machine;
 
 const HELLO: &str = "def handler(p, c): return 1";
 
@@ -39,26 +39,4 @@ async fn starts_are_fast() {
     let start = Instant::now();
     machine.backend.shutdown().await;
     println!("32 ended and cleared up after {:?}", start.elapsed());
-}
-
-#[tokio::test]
-async fn zz_where_time_goes() {
-    let (machine, _) = machine().await;
-    for _ in 0..12 {
-        let spec = machine.spec(Shim::Python, "import time, resource\nr = resource.getrusage(0)\nt = [time.monotonic(), time.process_time(), r.ru_utime, r.ru_stime, r.ru_minflt, r.ru_majflt, r.ru_nvcsw, r.ru_nivcsw]\ndef handler(p, c): return t");
-        let now = || { let t = rustix_time(); t };
-        let start = now();
-        let sandbox = machine.create(spec).await.unwrap();
-        let end = now();
-        let r = invoke(&sandbox, serde_json::json!({})).await.unwrap().unwrap();
-        println!("total {:.1} ms, import at {:.1}, rest {r}", (end - start) * 1e3, (r[0].as_f64().unwrap() - start) * 1e3);
-        sandbox.destroy().await;
-    }
-    machine.backend.shutdown().await;
-}
-fn rustix_time() -> f64 {
-    let s = std::fs::read_to_string("/proc/uptime").unwrap(); let _ = s;
-    let mut t: libc::timespec = unsafe { std::mem::zeroed() };
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut t) };
-    t.tv_sec as f64 + t.tv_nsec as f64 / 1e9
 }
