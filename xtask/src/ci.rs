@@ -10,10 +10,27 @@ use crate::{root, setup, tidy};
 /// Cargo's arguments of each step.
 const STEPS: [(&str, &[&str]); 5] = [
     ("format", &["fmt", "--all", "--", "--check"]),
-    ("clippy", &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+    (
+        "clippy",
+        &[
+            "clippy",
+            "--locked",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    ),
     ("test", &["test", "--locked", "--workspace"]),
-    ("doc", &["doc", "--locked", "--workspace", "--no-deps", "--quiet"]),
-    ("deny", &["deny", "--locked", "check", "bans", "licenses", "sources"]),
+    (
+        "doc",
+        &["doc", "--locked", "--workspace", "--no-deps", "--quiet"],
+    ),
+    (
+        "deny",
+        &["deny", "--locked", "check", "bans", "licenses", "sources"],
+    ),
 ];
 
 /// Runs all steps; stops at the first that fails.
@@ -32,7 +49,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
     for (name, seconds) in &done {
         println!("{name:<12} {seconds:>7.1} s");
     }
-    println!("{:<12} {:>7.1} s: all passed", "total", began.elapsed().as_secs_f64());
+    println!(
+        "{:<12} {:>7.1} s: all passed",
+        "total",
+        began.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 
@@ -56,7 +77,10 @@ fn cargo(name: &str, arguments: &[&str]) -> anyhow::Result<()> {
     }
     let status = command.status()?;
     if !status.success() {
-        bail!("'cargo {}' failed ({status}); run it alone to work on it", arguments.join(" "));
+        bail!(
+            "'cargo {}' failed ({status}); run it alone to work on it",
+            arguments.join(" ")
+        );
     }
     Ok(())
 }
@@ -64,11 +88,18 @@ fn cargo(name: &str, arguments: &[&str]) -> anyhow::Result<()> {
 /// `cargo xtask dist`: release programs and the licence in one archive.
 pub(crate) fn dist() -> anyhow::Result<()> {
     let packages = ["-p", "serverledge", "-p", "serverledge-cli"];
-    cargo("dist", &[&["build", "--locked", "--release"], &packages[..]].concat())?;
+    cargo(
+        "dist",
+        &[&["build", "--locked", "--release"], &packages[..]].concat(),
+    )?;
     let target = root().join("target");
     let dist = target.join("dist");
     std::fs::create_dir_all(&dist)?;
-    let name = format!("serverledge-{}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    let name = format!(
+        "serverledge-{}-{}",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::ARCH
+    );
     let archive = dist.join(format!("{name}.tar.gz"));
     let status = Command::new("tar")
         .arg("-czf")

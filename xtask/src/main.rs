@@ -46,5 +46,7 @@ fn main() -> ExitCode {
 /// The root of the workspace.
 fn root() -> PathBuf {
     let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().map_or_else(|| manifest.clone(), PathBuf::from)
+    manifest
+        .parent()
+        .map_or_else(|| manifest.clone(), PathBuf::from)
 }

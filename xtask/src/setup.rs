@@ -15,7 +15,10 @@ const NEEDED: [(&str, &str); 4] = [
 
 /// Installs what is missing; nothing is touched when nothing is.
 pub(crate) fn run() -> anyhow::Result<()> {
-    let missing: Vec<_> = NEEDED.iter().filter(|(path, _)| !Path::new(path).exists()).collect();
+    let missing: Vec<_> = NEEDED
+        .iter()
+        .filter(|(path, _)| !Path::new(path).exists())
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -33,7 +36,10 @@ fn apt(arguments: &[&str]) -> anyhow::Result<()> {
         .status()
         .context("running apt-get: install python3 and nodejs under /usr by hand")?;
     if !status.success() {
-        bail!("apt-get {} failed ({status}); is this root?", arguments.join(" "));
+        bail!(
+            "apt-get {} failed ({status}); is this root?",
+            arguments.join(" ")
+        );
     }
     Ok(())
 }
@@ -45,7 +51,9 @@ pub(crate) fn cargo_deny() -> anyhow::Result<()> {
         return Ok(());
     }
     println!("installing cargo-deny (some minutes, once)");
-    let status = Command::new("cargo").args(["install", "cargo-deny", "--locked", "-q"]).status()?;
+    let status = Command::new("cargo")
+        .args(["install", "cargo-deny", "--locked", "-q"])
+        .status()?;
     if !status.success() {
         bail!("cargo install cargo-deny failed ({status})");
     }

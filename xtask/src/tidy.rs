@@ -35,7 +35,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut problems = Vec::new();
     for file in tracked()? {
         let path = root().join(&file);
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
         if file.extension().is_some_and(|extension| extension == "rs") {
             check_source(&file, &text, &mut problems);
         }
@@ -60,7 +62,10 @@ fn tracked() -> anyhow::Result<Vec<PathBuf>> {
         .current_dir(root())
         .output()
         .context("running git")?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect())
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(PathBuf::from)
+        .collect())
 }
 
 fn check_source(file: &Path, text: &str, problems: &mut Vec<String>) {
@@ -91,13 +96,14 @@ fn long_functions(text: &str) -> Vec<(String, usize, usize)> {
     let mut long = Vec::new();
     for (at, line) in lines.iter().enumerate() {
         let code = line.trim_start();
-        let Some(name) = function_name(code) else { continue };
+        let Some(name) = function_name(code) else {
+            continue;
+        };
         let indent = line.len() - code.len();
         let closes = |line: &&str| line.starts_with('}') || line.trim_end() == ";";
-        let end = lines[at..]
-            .iter()
-            .position(|line| line.get(indent..).is_some_and(|rest| closes(&rest))
-                && line[..indent].trim().is_empty());
+        let end = lines[at..].iter().position(|line| {
+            line.get(indent..).is_some_and(|rest| closes(&rest)) && line[..indent].trim().is_empty()
+        });
         let length = end.map_or(1, |end| end + 1);
         if length > FUNCTION_LINES_MAX && !line.trim_end().ends_with(';') {
             long.push((name.to_owned(), at + 1, length));
@@ -107,10 +113,15 @@ fn long_functions(text: &str) -> Vec<(String, usize, usize)> {
 }
 
 fn function_name(code: &str) -> Option<&str> {
-    let at = if code.starts_with("fn ") { 3 } else { code.find(" fn ")? + 4 };
+    let at = if code.starts_with("fn ") {
+        3
+    } else {
+        code.find(" fn ")? + 4
+    };
     let modifiers = code[..at].split_whitespace();
     let known = |word: &str| {
-        word.starts_with("pub") || ["fn", "async", "unsafe", "const", "extern", "\"C\""].contains(&word)
+        word.starts_with("pub")
+            || ["fn", "async", "unsafe", "const", "extern", "\"C\""].contains(&word)
             || word.ends_with(')')
     };
     if !modifiers.into_iter().all(known) {
@@ -120,7 +131,9 @@ fn function_name(code: &str) -> Option<&str> {
 }
 
 fn check_words(file: &Path, text: &str, problems: &mut Vec<String>) {
-    let prose = file.extension().is_some_and(|extension| extension == "jsonl");
+    let prose = file
+        .extension()
+        .is_some_and(|extension| extension == "jsonl");
     if prose || file.ends_with("Cargo.lock") {
         return;
     }
@@ -139,12 +152,16 @@ fn check_dependencies(
 ) -> anyhow::Result<()> {
     let manifest = root().join(directory).join("Cargo.toml");
     let text = std::fs::read_to_string(&manifest)?;
-    let after = text.split_once("[dependencies]").map_or("", |(_, after)| after);
+    let after = text
+        .split_once("[dependencies]")
+        .map_or("", |(_, after)| after);
     let section = after.lines().take_while(|line| !line.starts_with('['));
     for line in section {
         let name = line.split(['.', ' ', '=']).next().unwrap_or_default();
         if !name.is_empty() && !name.starts_with('#') && !allowed.contains(&name) {
-            problems.push(format!("{directory}: `{name}` is not an allowed dependency"));
+            problems.push(format!(
+                "{directory}: `{name}` is not an allowed dependency"
+            ));
         }
     }
     Ok(())
@@ -157,7 +174,8 @@ mod tests {
     #[test]
     fn long_functions_are_found_and_short_ones_are_not() {
         let body = "    x();\n".repeat(FUNCTION_LINES_MAX);
-        let text = format!("fn short() {{\n    x();\n}}\n\npub(crate) async fn long() {{\n{body}}}\n");
+        let text =
+            format!("fn short() {{\n    x();\n}}\n\npub(crate) async fn long() {{\n{body}}}\n");
         let found = long_functions(&text);
         assert_eq!(found, [("long".to_owned(), 5, FUNCTION_LINES_MAX + 2)]);
     }
@@ -165,7 +183,10 @@ mod tests {
     #[test]
     fn names_of_functions_are_read() {
         assert_eq!(function_name("pub fn a(x: u8) {"), Some("a"));
-        assert_eq!(function_name("pub(crate) const unsafe fn b<T>() {"), Some("b"));
+        assert_eq!(
+            function_name("pub(crate) const unsafe fn b<T>() {"),
+            Some("b")
+        );
         assert_eq!(function_name("let x = a fn b"), None);
         assert_eq!(function_name("struct X;"), None);
     }

@@ -26,9 +26,16 @@ struct Workers {
 
 fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1);
-    let mut next = || arguments.next().ok_or("usage: floor INTERPRETER SCRIPT PROCESSES");
+    let mut next = || {
+        arguments
+            .next()
+            .ok_or("usage: floor INTERPRETER SCRIPT PROCESSES")
+    };
     let (interpreter, script, processes) = (next()?, next()?, next()?.parse()?);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
     runtime.block_on(serve(&interpreter, &script, processes))
 }
 
@@ -39,12 +46,19 @@ async fn serve(interpreter: &str, script: &str, processes: usize) -> Result<(), 
     let mut children: Vec<Child> = Vec::new();
     for _ in 0..processes {
         let mut command = Command::new(interpreter);
-        command.arg(script).arg(&path).stdin(Stdio::null()).kill_on_drop(true);
+        command
+            .arg(script)
+            .arg(&path)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
         children.push(command.spawn()?);
         free.push_back(socket.accept().await?.0);
     }
     std::fs::remove_file(&path)?;
-    let workers = Workers { free: Mutex::new(free), permits: Semaphore::new(processes) };
+    let workers = Workers {
+        free: Mutex::new(free),
+        permits: Semaphore::new(processes),
+    };
     let workers = Arc::new(workers);
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?.port());
@@ -74,14 +88,20 @@ async fn connection(mut client: TcpStream, workers: &Workers) -> Result<(), Erro
             }
         };
         let head = std::str::from_utf8(&request[..body_at])?.to_ascii_lowercase();
-        let length = head.split_once("content-length:").map_or("0", |(_, rest)| rest);
+        let length = head
+            .split_once("content-length:")
+            .map_or("0", |(_, rest)| rest);
         let length: usize = length.lines().next().unwrap_or("0").trim().parse()?;
         while request.len() < body_at + length {
             client.read_buf(&mut request).await?;
         }
         let answer = call(workers, &request[body_at..body_at + length]).await?;
         reply.clear();
-        write!(reply, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", answer.len())?;
+        write!(
+            reply,
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n",
+            answer.len()
+        )?;
         reply.extend_from_slice(&answer);
         client.write_all(&reply).await?;
     }
@@ -98,7 +118,9 @@ async fn call(workers: &Workers, body: &[u8]) -> Result<Vec<u8>, Error> {
     while answer.len() < 4 {
         worker.read_buf(&mut answer).await?;
     }
-    let length = answer.first_chunk().map_or(0, |length| u32::from_be_bytes(*length)) as usize;
+    let length = answer
+        .first_chunk()
+        .map_or(0, |length| u32::from_be_bytes(*length)) as usize;
     while answer.len() < 4 + length {
         worker.read_buf(&mut answer).await?;
     }

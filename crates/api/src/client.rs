@@ -66,7 +66,11 @@ pub enum ClientError {
 impl Client {
     /// A client that waits ten minutes for an answer: functions may take long.
     pub fn new(host: &str, port: u16) -> Self {
-        Self { host: host.into(), port, timeout: Duration::from_secs(600) }
+        Self {
+            host: host.into(),
+            port,
+            timeout: Duration::from_secs(600),
+        }
     }
 
     /// The same client with another limit.
@@ -104,11 +108,17 @@ impl Client {
             Ok(connected) => connected,
             Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
         };
-        let stream = connected
-            .map_err(|source| ClientError::Connect { address: self.address(), source })?;
-        let http = |source| ClientError::Http { address: self.address(), source };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+        let stream = connected.map_err(|source| ClientError::Connect {
+            address: self.address(),
+            source,
+        })?;
+        let http = |source| ClientError::Http {
+            address: self.address(),
+            source,
+        };
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(http)?;
         // Ends with the exchange: the reply's end or the sender's drop.
         tokio::spawn(connection);
         let request = Request::builder()
@@ -120,7 +130,9 @@ impl Client {
             .map_err(ClientError::Request)?;
         let response = sender.send_request(request).await.map_err(http)?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), REPLY_MAX).collect().await;
+        let body = Limited::new(response.into_body(), REPLY_MAX)
+            .collect()
+            .await;
         let body = body.map_err(|error| ClientError::Body(error.to_string()))?;
         Ok(Response {
             status: status.as_u16(),

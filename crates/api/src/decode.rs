@@ -27,7 +27,9 @@ pub fn decode<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, DecodeErr
     let mut values = serde_json::Deserializer::from_slice(body).into_iter::<Option<T>>();
     match values.next() {
         Some(Ok(value)) => Ok(value.unwrap_or_default()),
-        Some(Err(error)) => Err(DecodeError(format!("the body is not the JSON expected: {error}"))),
+        Some(Err(error)) => Err(DecodeError(format!(
+            "the body is not the JSON expected: {error}"
+        ))),
         None => Ok(T::default()),
     }
 }
@@ -83,7 +85,11 @@ fn string_end(bytes: &[u8], start: usize) -> usize {
 
 fn number_end(bytes: &[u8], start: usize) -> usize {
     let number = |byte: &u8| matches!(byte, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E');
-    start + bytes[start..].iter().take_while(|byte| number(byte)).count()
+    start
+        + bytes[start..]
+            .iter()
+            .take_while(|byte| number(byte))
+            .count()
 }
 
 /// `value` as JSON in the original's style, without a line end.

@@ -254,7 +254,12 @@ pub struct Coordinates {
 impl Default for Coordinates {
     /// Those of a node that knows nothing yet.
     fn default() -> Self {
-        Self { vec: [0.0; 3], error: 1.5, adjustment: 0.0, height: 1e-5 }
+        Self {
+            vec: [0.0; 3],
+            error: 1.5,
+            adjustment: 0.0,
+            height: 1e-5,
+        }
     }
 }
 
@@ -285,6 +290,11 @@ pub struct Problem {
 impl Problem {
     /// With neither hint nor stack.
     pub fn new(status: u16, title: &str, detail: String) -> Self {
-        Self { title: title.into(), status, detail, ..Self::default() }
+        Self {
+            title: title.into(),
+            status,
+            detail,
+            ..Self::default()
+        }
     }
 }

@@ -33,7 +33,8 @@ impl Estimate {
 
     /// Expected duration of a start.
     pub fn cold_start(&self) -> Duration {
-        self.cold_start.map_or(COLD_START_PRIOR, Duration::from_secs_f64)
+        self.cold_start
+            .map_or(COLD_START_PRIOR, Duration::from_secs_f64)
     }
 }
 

@@ -95,13 +95,19 @@ const RUNTIMES: [(&str, Language); 10] = [
 impl Runtime {
     /// The runtime called `name`.
     pub fn by_name(name: &str) -> Option<Self> {
-        RUNTIMES.iter().find(|(known, _)| *known == name).map(|(_, language)| Self::of(*language))
+        RUNTIMES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, language)| Self::of(*language))
     }
 
     /// What is true of every runtime of `language`.
     pub fn of(language: Language) -> Self {
         let supports_concurrency = matches!(language, Language::Python | Language::Go);
-        Self { language, supports_concurrency }
+        Self {
+            language,
+            supports_concurrency,
+        }
     }
 }
 
@@ -116,12 +122,18 @@ mod tests {
         }
         assert_eq!(FunctionName::new(""), Err(InvalidName::Empty));
         assert_eq!(FunctionName::new("a\nb"), Err(InvalidName::Control));
-        assert_eq!(FunctionName::new(&"x".repeat(513)), Err(InvalidName::TooLong));
+        assert_eq!(
+            FunctionName::new(&"x".repeat(513)),
+            Err(InvalidName::TooLong)
+        );
     }
 
     #[test]
     fn runtimes_are_found_by_name() {
-        assert_eq!(Runtime::by_name("python314").unwrap().language, Language::Python);
+        assert_eq!(
+            Runtime::by_name("python314").unwrap().language,
+            Language::Python
+        );
         assert!(!Runtime::by_name("nodejs17ng").unwrap().supports_concurrency);
         assert_eq!(Runtime::by_name("cobol"), None);
     }

@@ -40,7 +40,13 @@ impl Ledger {
     /// With nothing in use.
     pub fn new(memory_mb: u64, cpus: f64) -> Self {
         let cpu_total = micros(cpus);
-        Self { memory_total: memory_mb, memory_busy: 0, memory_warm: 0, cpu_total, cpu_used: 0 }
+        Self {
+            memory_total: memory_mb,
+            memory_busy: 0,
+            memory_warm: 0,
+            cpu_total,
+            cpu_used: 0,
+        }
     }
 
     /// Whether an empty node could hold it.

@@ -72,11 +72,20 @@ struct Sandbox {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
     /// Its memory is charged as busy, or as warm when it starts for nobody.
-    Starting { began: Timestamp, prewarm: bool },
-    Idle { since: Timestamp },
-    Busy { calls: u32 },
+    Starting {
+        began: Timestamp,
+        prewarm: bool,
+    },
+    Idle {
+        since: Timestamp,
+    },
+    Busy {
+        calls: u32,
+    },
     /// Takes no more calls and ends with those it has.
-    Draining { calls: u32 },
+    Draining {
+        calls: u32,
+    },
 }
 
 impl Pool {
@@ -150,14 +159,19 @@ impl Scheduler {
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) -> Decision {
-        let pool = self.pools.entry(function).or_insert_with(|| Pool::new(limits));
+        let pool = self
+            .pools
+            .entry(function)
+            .or_insert_with(|| Pool::new(limits));
         // Those that wait already go first.
         if pool.queue.is_empty()
             && let Some(sandbox) = self.take_warm(function)
         {
             return Decision::Start(sandbox);
         }
-        let Some(pool) = self.pools.get(&function) else { return Decision::Drop(DropReason::NoRoom) };
+        let Some(pool) = self.pools.get(&function) else {
+            return Decision::Drop(DropReason::NoRoom);
+        };
         if !self.ledger.could_ever_fit(pool.limits.memory_mb, pool.cpu) {
             let Limits { memory_mb, cpu, .. } = pool.limits;
             return Decision::Drop(DropReason::TooLarge { memory_mb, cpu });
@@ -175,10 +189,21 @@ impl Scheduler {
         } else {
             self.forget_if_unused(function);
             let none = self.config.queue_capacity == 0 && !wait;
-            return Decision::Drop(if none { DropReason::NoRoom } else { DropReason::QueueFull });
+            return Decision::Drop(if none {
+                DropReason::NoRoom
+            } else {
+                DropReason::QueueFull
+            });
         }
-        let patience = if patient { Duration::MAX } else { self.config.queue_timeout };
-        Decision::Enqueue { rejudge_at: now + cold_start, give_up_at: now + patience }
+        let patience = if patient {
+            Duration::MAX
+        } else {
+            self.config.queue_timeout
+        };
+        Decision::Enqueue {
+            rejudge_at: now + cold_start,
+            give_up_at: now + patience,
+        }
     }
 
     /// A waiting call has waited for as long as a start takes: starts a sandbox if there are fewer
@@ -205,7 +230,9 @@ impl Scheduler {
 
     /// The deadline of a waiting call passed. `true` if it was still waiting; it is forgotten now.
     pub fn give_up(&mut self, call: CallId, now: Timestamp, actions: &mut Vec<Action>) -> bool {
-        let Some((function, _)) = self.waiting.get(&call).copied() else { return false };
+        let Some((function, _)) = self.waiting.get(&call).copied() else {
+            return false;
+        };
         if let Some(pool) = self.pools.get_mut(&function) {
             pool.queue.retain(|waiting| *waiting != call);
         }
@@ -216,12 +243,18 @@ impl Scheduler {
 
     /// A sandbox is up.
     pub fn ready(&mut self, id: SandboxId, now: Timestamp, actions: &mut Vec<Action>) {
-        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
-        let State::Starting { began, prewarm } = sandbox.state else { return };
+        let Some(sandbox) = self.sandboxes.get_mut(&id) else {
+            return;
+        };
+        let State::Starting { began, prewarm } = sandbox.state else {
+            return;
+        };
         let function = sandbox.function;
         sandbox.state = State::Busy { calls: 0 };
         self.starting -= 1;
-        let Some(pool) = self.pools.get_mut(&function) else { return };
+        let Some(pool) = self.pools.get_mut(&function) else {
+            return;
+        };
         pool.estimate.started(now.since(began));
         pool.starting -= 1;
         pool.up += 1;
@@ -244,13 +277,18 @@ impl Scheduler {
     /// A sandbox could not be started. If its function has no other, the calls that waited are
     /// refused: they counted on this one, and another try would fail alike.
     pub fn start_failed(&mut self, id: SandboxId, now: Timestamp, actions: &mut Vec<Action>) {
-        let Some(function) = self.remove(id) else { return };
+        let Some(function) = self.remove(id) else {
+            return;
+        };
         if let Some(pool) = self.pools.get_mut(&function)
             && pool.up + pool.starting == 0
         {
             for call in std::mem::take(&mut pool.queue) {
                 self.dequeued(call);
-                actions.push(Action::Refuse { call, reason: DropReason::StartFailed });
+                actions.push(Action::Refuse {
+                    call,
+                    reason: DropReason::StartFailed,
+                });
             }
         }
         self.settle(function, now, actions);
@@ -266,9 +304,13 @@ impl Scheduler {
         actions: &mut Vec<Action>,
     ) {
         // Unknown: it died or was destroyed under the call.
-        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
+        let Some(sandbox) = self.sandboxes.get_mut(&id) else {
+            return;
+        };
         let function = sandbox.function;
-        let Some(pool) = self.pools.get_mut(&function) else { return };
+        let Some(pool) = self.pools.get_mut(&function) else {
+            return;
+        };
         if outcome == Outcome::Done {
             pool.estimate.served(service);
         }
@@ -279,7 +321,9 @@ impl Scheduler {
             }
             _ => return,
         };
-        if outcome == Outcome::TimedOut && let State::Busy { .. } = sandbox.state {
+        if outcome == Outcome::TimedOut
+            && let State::Busy { .. } = sandbox.state
+        {
             sandbox.state = State::Draining { calls };
             pool.open.retain(|open| *open != id);
             pool.up -= 1;
@@ -296,7 +340,9 @@ impl Scheduler {
 
     /// A sandbox ended by itself. Calls it was running are completed by the shell as usual.
     pub fn died(&mut self, id: SandboxId, now: Timestamp, actions: &mut Vec<Action>) {
-        let Some(function) = self.sandboxes.get(&id).map(|sandbox| sandbox.function) else { return };
+        let Some(function) = self.sandboxes.get(&id).map(|sandbox| sandbox.function) else {
+            return;
+        };
         self.destroy(id, actions);
         self.settle(function, now, actions);
     }
@@ -310,12 +356,13 @@ impl Scheduler {
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) -> Vec<SandboxId> {
-        let pool = self.pools.entry(function).or_insert_with(|| Pool::new(limits));
+        let pool = self
+            .pools
+            .entry(function)
+            .or_insert_with(|| Pool::new(limits));
         let (memory, cpu) = (pool.limits.memory_mb, pool.cpu);
         let mut ids = Vec::new();
-        while ids.len() < count
-            && self.ledger.memory_free() >= memory
-            && self.ledger.cpu_fits(cpu)
+        while ids.len() < count && self.ledger.memory_free() >= memory && self.ledger.cpu_fits(cpu)
         {
             ids.push(self.create(function, true, now, actions));
         }
@@ -326,7 +373,9 @@ impl Scheduler {
     /// No new calls will come: the revision was replaced or deleted. Idle sandboxes go now, busy
     /// ones after their calls, and calls that wait are still served.
     pub fn retire(&mut self, function: FunctionId, now: Timestamp, actions: &mut Vec<Action>) {
-        let Some(pool) = self.pools.get_mut(&function) else { return };
+        let Some(pool) = self.pools.get_mut(&function) else {
+            return;
+        };
         pool.retired = true;
         for id in pool.idle.clone() {
             self.destroy(id, actions);
@@ -372,7 +421,9 @@ impl Scheduler {
     fn take_warm(&mut self, function: FunctionId) -> Option<SandboxId> {
         let pool = self.pools.get_mut(&function)?;
         if let Some(&id) = pool.open.last() {
-            let State::Busy { calls } = &mut self.sandboxes.get_mut(&id)?.state else { return None };
+            let State::Busy { calls } = &mut self.sandboxes.get_mut(&id)?.state else {
+                return None;
+            };
             *calls += 1;
             if *calls >= pool.limits.max_concurrency {
                 pool.open.pop();
@@ -398,10 +449,16 @@ impl Scheduler {
 
     /// Gives a busy sandbox with a free slot to the calls that wait; idle if none runs then.
     fn refill(&mut self, id: SandboxId, now: Timestamp, fresh: bool, actions: &mut Vec<Action>) {
-        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
+        let Some(sandbox) = self.sandboxes.get_mut(&id) else {
+            return;
+        };
         let function = sandbox.function;
-        let State::Busy { mut calls } = sandbox.state else { return };
-        let Some(pool) = self.pools.get_mut(&function) else { return };
+        let State::Busy { mut calls } = sandbox.state else {
+            return;
+        };
+        let Some(pool) = self.pools.get_mut(&function) else {
+            return;
+        };
         let mut cold = fresh;
         while calls < pool.limits.max_concurrency
             && let Some(call) = pool.queue.pop_front()
@@ -411,7 +468,11 @@ impl Scheduler {
                 pool.regret += now.since(since);
             }
             self.wanting_room.remove(&call);
-            actions.push(Action::Dispatch { call, sandbox: id, cold });
+            actions.push(Action::Dispatch {
+                call,
+                sandbox: id,
+                cold,
+            });
             cold = false;
         }
         sandbox.state = State::Busy { calls };
@@ -432,7 +493,9 @@ impl Scheduler {
 
     /// Starts another sandbox when waiting has cost as much as that would have.
     fn regret(&mut self, function: FunctionId, now: Timestamp, actions: &mut Vec<Action>) {
-        let Some(pool) = self.pools.get_mut(&function) else { return };
+        let Some(pool) = self.pools.get_mut(&function) else {
+            return;
+        };
         if pool.queue.is_empty() || pool.regret < pool.estimate.cold_start() {
             return;
         }
@@ -472,7 +535,10 @@ impl Scheduler {
             if self.give_idle_to_waiting(wanting, actions) {
                 continue;
             }
-            let provided = self.pools.get(&wanting).is_some_and(|p| p.starting >= p.queue.len());
+            let provided = self
+                .pools
+                .get(&wanting)
+                .is_some_and(|p| p.starting >= p.queue.len());
             if provided {
                 self.wanting_room.remove(&call);
             } else if self.starting < self.config.starts_max && self.fits(wanting) {
@@ -488,13 +554,23 @@ impl Scheduler {
     /// `true` if a waiting call got a warm sandbox.
     fn give_idle_to_waiting(&mut self, function: FunctionId, actions: &mut Vec<Action>) -> bool {
         let mut given = false;
-        while let Some(call) = self.pools.get(&function).and_then(|p| p.queue.front().copied()) {
-            let Some(sandbox) = self.take_warm(function) else { break };
+        while let Some(call) = self
+            .pools
+            .get(&function)
+            .and_then(|p| p.queue.front().copied())
+        {
+            let Some(sandbox) = self.take_warm(function) else {
+                break;
+            };
             if let Some(pool) = self.pools.get_mut(&function) {
                 pool.queue.pop_front();
             }
             self.dequeued(call);
-            actions.push(Action::Dispatch { call, sandbox, cold: false });
+            actions.push(Action::Dispatch {
+                call,
+                sandbox,
+                cold: false,
+            });
             given = true;
         }
         given
@@ -525,7 +601,10 @@ impl Scheduler {
         let mut memory = self.ledger.memory_available() - self.ledger.memory_free();
         for sandbox in self.sandboxes.values().filter(|_| self.starting > 0) {
             if let State::Starting { prewarm: true, .. } = sandbox.state {
-                memory -= self.pools.get(&sandbox.function).map_or(0, |p| p.limits.memory_mb);
+                memory -= self
+                    .pools
+                    .get(&sandbox.function)
+                    .map_or(0, |p| p.limits.memory_mb);
             }
         }
         memory
@@ -540,7 +619,9 @@ impl Scheduler {
     ) -> SandboxId {
         self.last_sandbox += 1;
         let id = SandboxId(self.last_sandbox);
-        let Some(limits) = self.pools.get(&function).map(|pool| pool.limits) else { return id };
+        let Some(limits) = self.pools.get(&function).map(|pool| pool.limits) else {
+            return id;
+        };
         while self.ledger.memory_free() < limits.memory_mb
             && let Some(&(_, victim)) = self.idle.first()
         {
@@ -555,9 +636,15 @@ impl Scheduler {
         if let Some(pool) = self.pools.get_mut(&function) {
             pool.starting += 1;
         }
-        let state = State::Starting { began: now, prewarm };
+        let state = State::Starting {
+            began: now,
+            prewarm,
+        };
         self.sandboxes.insert(id, Sandbox { function, state });
-        actions.push(Action::Create { sandbox: id, function });
+        actions.push(Action::Create {
+            sandbox: id,
+            function,
+        });
         id
     }
 
@@ -611,6 +698,8 @@ impl Scheduler {
 
     fn drains(&self, function: FunctionId) -> bool {
         let draining = |s: &Sandbox| matches!(s.state, State::Draining { .. });
-        self.sandboxes.values().any(|sandbox| sandbox.function == function && draining(sandbox))
+        self.sandboxes
+            .values()
+            .any(|sandbox| sandbox.function == function && draining(sandbox))
     }
 }

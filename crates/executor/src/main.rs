@@ -30,7 +30,8 @@ unsafe extern "C" {
     fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int;
     fn fork() -> c_int;
     fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
-    fn execve(path: *const c_char, argv: *const *const c_char, envp: *const *const c_char) -> c_int;
+    fn execve(path: *const c_char, argv: *const *const c_char, envp: *const *const c_char)
+    -> c_int;
     fn close_range(first: u32, last: u32, flags: c_int) -> c_int;
     fn setsid() -> c_int;
     fn _exit(status: c_int) -> !;
@@ -82,7 +83,12 @@ fn read(mut file: File) -> Option<Config> {
     let environment = strings(&mut rest)?;
     let length = number(&mut rest)?;
     let seccomp = rest.get(..length)?.to_vec();
-    Some(Config { argv, environment, seccomp }).filter(|config| !config.argv.is_empty())
+    Some(Config {
+        argv,
+        environment,
+        seccomp,
+    })
+    .filter(|config| !config.argv.is_empty())
 }
 
 fn number(rest: &mut &[u8]) -> Option<usize> {
@@ -137,7 +143,11 @@ fn run(config: &Config) -> (u8, i32) {
 /// In the child: returns only when it failed.
 fn become_interpreter(config: &Config) -> i32 {
     let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-        strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+        strings
+            .iter()
+            .map(|text| text.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
     };
     let (argv, environment) = (pointers(&config.argv), pointers(&config.environment));
     // SAFETY: all pointers are to live, NUL-terminated data, and the lists end with null.
@@ -148,7 +158,10 @@ fn become_interpreter(config: &Config) -> i32 {
         close_range(3, u32::MAX, CLOSE_RANGE_CLOEXEC);
         if !config.seccomp.is_empty() {
             let instructions = u16::try_from(config.seccomp.len() / 8).unwrap_or(u16::MAX);
-            let program = Program { instructions, filter: config.seccomp.as_ptr().cast() };
+            let program = Program {
+                instructions,
+                filter: config.seccomp.as_ptr().cast(),
+            };
             let address = &raw const program as c_ulong;
             if prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, address, 0, 0) != 0 {
                 return last_errno();
@@ -180,5 +193,7 @@ fn wait(interpreter: c_int) -> (u8, i32) {
 }
 
 fn last_errno() -> i32 {
-    std::io::Error::last_os_error().raw_os_error().unwrap_or(EINVAL)
+    std::io::Error::last_os_error()
+        .raw_os_error()
+        .unwrap_or(EINVAL)
 }

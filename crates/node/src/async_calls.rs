@@ -85,9 +85,20 @@ impl AsyncCalls {
         let unfinished = store.pending()?;
         let pending = AtomicUsize::new(unfinished.len());
         for id in unfinished {
-            let _ = queue.send(Queued { id, recovered: true });
+            let _ = queue.send(Queued {
+                id,
+                recovered: true,
+            });
         }
-        Ok((Self { config, store, queue, pending }, receiver))
+        Ok((
+            Self {
+                config,
+                store,
+                queue,
+                pending,
+            },
+            receiver,
+        ))
     }
 
     /// Writes the call to the store; once this returns, it will be run.
@@ -111,7 +122,10 @@ impl AsyncCalls {
             self.pending.fetch_sub(1, Ordering::Relaxed);
             return Err(AcceptError::Store(error));
         }
-        let _ = self.queue.send(Queued { id: id.to_owned(), recovered: false });
+        let _ = self.queue.send(Queued {
+            id: id.to_owned(),
+            recovered: false,
+        });
         Ok(())
     }
 
@@ -130,7 +144,12 @@ fn encode(function: &str, params: &[u8], return_output: bool) -> Result<Vec<u8>,
     let text = String::from_utf8_lossy(params).into_owned();
     let record = serde_json::value::RawValue::from_string(text).and_then(|params| {
         let function = function.to_owned();
-        let accepted = Accepted { function, params, return_output, accepted_unix: unix_now() };
+        let accepted = Accepted {
+            function,
+            params,
+            return_output,
+            accepted_unix: unix_now(),
+        };
         serde_json::to_vec(&accepted)
     });
     record.map_err(|error| StoreError::encoding(&error))
@@ -140,7 +159,9 @@ fn encode(function: &str, params: &[u8], return_output: bool) -> Result<Vec<u8>,
 pub async fn run(node: Arc<Node>, mut queue: Queue) {
     let permits = Arc::new(Semaphore::new(node.async_calls.config.concurrency));
     while let Some(queued) = queue.recv().await {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            return;
+        };
         let node = Arc::clone(&node);
         tokio::spawn(async move {
             run_one(&node, queued).await;
@@ -163,7 +184,11 @@ async fn run_one(node: &Arc<Node>, queued: Queued) {
     };
     let expires = unix_now() + calls.config.retention.as_secs_f64();
     let mut delay = RETRY_DELAY;
-    while let Err(error) = calls.store.finish_call(&id, reply.clone(), expires as u64).await {
+    while let Err(error) = calls
+        .store
+        .finish_call(&id, reply.clone(), expires as u64)
+        .await
+    {
         warn!(call = id, error = %crate::chain(&error), "result could not be stored; trying again");
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(RETRY_DELAY_MAX);
@@ -181,7 +206,9 @@ async fn attempt(
     recovered: bool,
 ) -> Result<Option<Vec<u8>>, StoreError> {
     let calls = &node.async_calls;
-    let Some((record, _)) = calls.store.pending_call(id)? else { return Ok(None) };
+    let Some((record, _)) = calls.store.pending_call(id)? else {
+        return Ok(None);
+    };
     let accepted: Accepted =
         serde_json::from_slice(&record).map_err(|error| StoreError::encoding(&error))?;
     let attempts_max = calls.config.attempts_max;
@@ -194,7 +221,9 @@ async fn attempt(
     let mut attempts = 0;
     loop {
         let Some(function) = node.catalog.function(&accepted.function) else {
-            return Ok(Some(failure("the function was deleted before the call ran")));
+            return Ok(Some(failure(
+                "the function was deleted before the call ran",
+            )));
         };
         attempts += 1;
         let invocation = Invocation {
@@ -206,7 +235,10 @@ async fn attempt(
         };
         let error = match invoke(node, &function, invocation).await {
             Ok(report) => {
-                return Ok(Some(stored(Stored { reply: node.reply(report), error: None })));
+                return Ok(Some(stored(Stored {
+                    reply: node.reply(report),
+                    error: None,
+                })));
             }
             Err(InvokeError::ShuttingDown) => return Ok(None),
             Err(error) if node.stopping() => {
@@ -224,7 +256,10 @@ async fn attempt(
 }
 
 fn failure(reason: &str) -> Vec<u8> {
-    stored(Stored { reply: InvokeReply::default(), error: Some(reason) })
+    stored(Stored {
+        reply: InvokeReply::default(),
+        error: Some(reason),
+    })
 }
 
 fn stored(value: Stored<'_>) -> Vec<u8> {

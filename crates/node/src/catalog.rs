@@ -100,14 +100,20 @@ impl Catalog {
     /// janitor, not for invocations.
     pub fn uses_code(&self, digest: &str) -> bool {
         let functions = self.read();
-        functions.values().any(|function| function.record.code.as_deref() == Some(digest))
+        functions
+            .values()
+            .any(|function| function.record.code.as_deref() == Some(digest))
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<Arc<str>, Arc<Function>>> {
-        self.functions.read().unwrap_or_else(PoisonError::into_inner)
+        self.functions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<Arc<str>, Arc<Function>>> {
-        self.functions.write().unwrap_or_else(PoisonError::into_inner)
+        self.functions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

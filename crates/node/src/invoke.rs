@@ -145,7 +145,11 @@ pub async fn invoke(
         warm: !cold,
         init: started.duration_since(arrival),
         // A call that came up with its own sandbox spent the wait on the start, not in a queue.
-        queueing: if cold || waited < QUEUED_MIN { Duration::ZERO } else { waited },
+        queueing: if cold || waited < QUEUED_MIN {
+            Duration::ZERO
+        } else {
+            waited
+        },
         duration,
         response: arrival.elapsed(),
         snapshot,
@@ -180,5 +184,8 @@ async fn run(
 
 /// Seconds since 1970, as functions and the wire see time.
 pub(crate) fn unix_now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
 }

@@ -22,7 +22,12 @@ pub struct Launcher {
 impl Launcher {
     /// A launcher that gives up a start after `start_timeout`.
     pub fn new(backend: Arc<dyn Backend>, code: Arc<CodeStore>, start_timeout: Duration) -> Self {
-        Self { backend, code, start_timeout, destroying: TaskTracker::new() }
+        Self {
+            backend,
+            code,
+            start_timeout,
+            destroying: TaskTracker::new(),
+        }
     }
 
     /// Starts a sandbox with the function loaded in it.
@@ -58,7 +63,8 @@ impl Launcher {
 
     /// Destroys in the background; [`Launcher::close`] waits for it.
     pub fn destroy(&self, sandbox: Arc<dyn Sandbox>) {
-        self.destroying.spawn(async move { sandbox.destroy().await });
+        self.destroying
+            .spawn(async move { sandbox.destroy().await });
     }
 
     /// Waits for what is being destroyed, then stops the backend.

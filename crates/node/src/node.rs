@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use hyper::header::HeaderValue;
 use serverledge_api::InvokeReply;
 use serverledge_core::{FunctionId, Runtime, SchedulerConfig};
 use serverledge_sandbox::Backend;
@@ -54,6 +55,8 @@ pub struct Identity {
     pub architecture: &'static str,
     /// The last five characters of `(area)key`: part of request ids.
     suffix: String,
+    /// The key, as a header shows it.
+    pub(crate) header: HeaderValue,
 }
 
 impl Identity {
@@ -61,8 +64,19 @@ impl Identity {
         let whole = format!("({area}){key}");
         let from = whole.char_indices().rev().nth(4).map_or(0, |(at, _)| at);
         let suffix = whole[from..].to_owned();
-        let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-        Self { area, key, architecture, suffix }
+        let architecture = if cfg!(target_arch = "aarch64") {
+            "arm64"
+        } else {
+            "amd64"
+        };
+        let header = HeaderValue::from_str(&key).unwrap_or(HeaderValue::from_static("unprintable"));
+        Self {
+            area,
+            key,
+            architecture,
+            suffix,
+            header,
+        }
     }
 }
 
@@ -74,11 +88,14 @@ impl Node {
             .with_context(|| format!("creating the storage directory {}", path.display()))?;
         let store = Arc::new(Store::open(&path.join("serverledge.redb"))?);
         let code = Arc::new(CodeStore::open(&path.join("code"), config.code.limits())?);
-        let launcher =
-            Launcher::new(backend, Arc::clone(&code), config.sandbox.start_timeout);
+        let launcher = Launcher::new(backend, Arc::clone(&code), config.sandbox.start_timeout);
         let pool = Pool::new(scheduler_config(&config), launcher);
         let (async_calls, queue) = AsyncCalls::open(async_config(&config), Arc::clone(&store))?;
-        let key = config.registry.node_id.clone().map_or_else(|| node_key(path), Ok)?;
+        let key = config
+            .registry
+            .node_id
+            .clone()
+            .map_or_else(|| node_key(path), Ok)?;
         let node = Self {
             identity: Identity::new(config.registry.area.clone(), key),
             catalog: Catalog::default(),
@@ -86,7 +103,9 @@ impl Node {
             async_calls,
             store,
             code,
-            name_locks: std::iter::repeat_with(Default::default).take(NAME_LOCKS).collect(),
+            name_locks: std::iter::repeat_with(Default::default)
+                .take(NAME_LOCKS)
+                .collect(),
             last_request: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             config,
@@ -130,7 +149,9 @@ impl Node {
 
     /// An identity for a call of `function`, unique on this node.
     pub fn request_id(&self, function: &str) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let last = self.last_request.fetch_max(now, Ordering::Relaxed);
         let unique = if now > last {
@@ -166,7 +187,9 @@ impl Node {
             .and_then(|runtime| runtime.path.clone())
             .unwrap_or_else(|| PathBuf::from(runtime.language.interpreter()));
         let limit = &self.config.function;
-        let timeout = record.timeout_seconds.map_or(limit.timeout, Duration::from_secs_f64);
+        let timeout = record
+            .timeout_seconds
+            .map_or(limit.timeout, Duration::from_secs_f64);
         Some(Function {
             id: self.catalog.next_id(),
             limits: serverledge_core::Limits {
@@ -185,7 +208,9 @@ impl Node {
     pub(crate) fn runtime(&self, name: &str) -> Option<Runtime> {
         let configured = self.config.runtimes.get(&name.to_lowercase());
         let configured = configured.and_then(|runtime| runtime.language);
-        configured.map(Runtime::of).or_else(|| Runtime::by_name(name))
+        configured
+            .map(Runtime::of)
+            .or_else(|| Runtime::by_name(name))
     }
 
     fn load_catalog(&self) -> anyhow::Result<()> {
@@ -201,7 +226,10 @@ impl Node {
             codes.extend(record.code.clone());
             match self.function(record) {
                 Some(function) => drop(self.catalog.insert(Arc::new(function))),
-                None => warn!(function = name, "its runtime is no longer configured; left out"),
+                None => warn!(
+                    function = name,
+                    "its runtime is no longer configured; left out"
+                ),
             }
         })?;
         // Code whose registration was cut short by a crash.
@@ -282,7 +310,9 @@ async fn janitor(node: Arc<Node>) {
             warn!(error = %crate::chain(&error), "expired results could not be removed");
         }
         let current = |id: FunctionId, name: &str| {
-            node.catalog.function(name).is_some_and(|function| function.id == id)
+            node.catalog
+                .function(name)
+                .is_some_and(|function| function.id == id)
         };
         for function in node.pool.forget_retired(|f| current(f.id, &f.record.name)) {
             node.collect_code(function.record.code.as_deref()).await;
@@ -293,7 +323,9 @@ async fn janitor(node: Arc<Node>) {
 impl Node {
     /// Removes code that no function and no sandbox uses any more.
     async fn collect_code(self: &Arc<Self>, digest: Option<&str>) {
-        let Some(Ok(digest)) = digest.map(Digest::parse) else { return };
+        let Some(Ok(digest)) = digest.map(Digest::parse) else {
+            return;
+        };
         // Registrations hold one of these locks while they store code and use it.
         let mut guards = Vec::with_capacity(NAME_LOCKS);
         for lock in &self.name_locks {

@@ -115,14 +115,23 @@ impl Pool {
             }
             state.next_call += 1;
             let call = CallId(state.next_call);
-            let State { scheduler, actions, .. } = &mut *state;
+            let State {
+                scheduler, actions, ..
+            } = &mut *state;
             match scheduler.arrive(call, function.id, &function.limits, patient, now, actions) {
                 Decision::Start(id) => {
-                    let sandbox = state.sandboxes.get(&id).and_then(|entry| entry.sandbox.clone());
+                    let sandbox = state
+                        .sandboxes
+                        .get(&id)
+                        .and_then(|entry| entry.sandbox.clone());
                     self.perform(&mut state);
                     drop(state);
                     return match sandbox {
-                        Some(sandbox) => Ok(self.lease(Granted { id, sandbox, cold: false })),
+                        Some(sandbox) => Ok(self.lease(Granted {
+                            id,
+                            sandbox,
+                            cold: false,
+                        })),
                         None => Err(Refusal::Dropped(DropReason::NoRoom)),
                     };
                 }
@@ -130,11 +139,20 @@ impl Pool {
                     self.perform(&mut state);
                     return Err(Refusal::Dropped(reason));
                 }
-                Decision::Enqueue { rejudge_at, give_up_at } => {
+                Decision::Enqueue {
+                    rejudge_at,
+                    give_up_at,
+                } => {
                     let (grant, granted) = oneshot::channel();
-                    let waiting = Waiting { grant, _function: Arc::clone(function) };
+                    let waiting = Waiting {
+                        grant,
+                        _function: Arc::clone(function),
+                    };
                     state.waiting.insert(call, waiting);
-                    state.functions.entry(function.id).or_insert_with(|| Arc::clone(function));
+                    state
+                        .functions
+                        .entry(function.id)
+                        .or_insert_with(|| Arc::clone(function));
                     self.perform(&mut state);
                     (call, granted, (rejudge_at, give_up_at))
                 }
@@ -160,12 +178,16 @@ impl Pool {
     fn wake(self: &Arc<Self>, call: CallId, late: bool) -> Option<Timestamp> {
         let now = self.now();
         let mut state = self.lock();
-        let State { scheduler, actions, .. } = &mut *state;
+        let State {
+            scheduler, actions, ..
+        } = &mut *state;
         let next = if late {
             if scheduler.give_up(call, now, actions)
                 && let Some(waiting) = state.waiting.remove(&call)
             {
-                let _ = waiting.grant.send(Err(Refusal::Dropped(DropReason::QueueTimeout)));
+                let _ = waiting
+                    .grant
+                    .send(Err(Refusal::Dropped(DropReason::QueueTimeout)));
             }
             None
         } else {
@@ -183,8 +205,13 @@ impl Pool {
             if state.closed {
                 return 0;
             }
-            state.functions.entry(function.id).or_insert_with(|| Arc::clone(function));
-            let State { scheduler, actions, .. } = &mut *state;
+            state
+                .functions
+                .entry(function.id)
+                .or_insert_with(|| Arc::clone(function));
+            let State {
+                scheduler, actions, ..
+            } = &mut *state;
             let ids = scheduler.prewarm(function.id, &function.limits, count, now, actions);
             self.perform(&mut state);
             let mut watchers = Vec::with_capacity(ids.len());
@@ -209,8 +236,13 @@ impl Pool {
         let now = self.now();
         let mut state = self.lock();
         // Known from here on, so that the janitor finds it and collects its code.
-        state.functions.entry(function.id).or_insert_with(|| Arc::clone(function));
-        let State { scheduler, actions, .. } = &mut *state;
+        state
+            .functions
+            .entry(function.id)
+            .or_insert_with(|| Arc::clone(function));
+        let State {
+            scheduler, actions, ..
+        } = &mut *state;
         scheduler.retire(function.id, now, actions);
         self.perform(&mut state);
     }
@@ -219,7 +251,9 @@ impl Pool {
     pub fn expire(self: &Arc<Self>) {
         let now = self.now();
         let mut state = self.lock();
-        let State { scheduler, actions, .. } = &mut *state;
+        let State {
+            scheduler, actions, ..
+        } = &mut *state;
         scheduler.expire(now, actions);
         self.perform(&mut state);
     }
@@ -233,7 +267,9 @@ impl Pool {
             .filter(|(_, function)| Arc::strong_count(function) == 1 && !is_current(function))
             .map(|(id, _)| *id)
             .collect();
-        gone.iter().filter_map(|id| state.functions.remove(id)).collect()
+        gone.iter()
+            .filter_map(|id| state.functions.remove(id))
+            .collect()
     }
 
     /// What is in use.
@@ -245,7 +281,11 @@ impl Pool {
     pub fn warm(&self) -> Vec<(Arc<Function>, usize)> {
         let state = self.lock();
         let scheduler = &state.scheduler;
-        state.functions.iter().map(|(id, f)| (Arc::clone(f), scheduler.warm(*id))).collect()
+        state
+            .functions
+            .iter()
+            .map(|(id, f)| (Arc::clone(f), scheduler.warm(*id)))
+            .collect()
     }
 
     /// Refuses everything from now on and destroys every sandbox; returns when all are gone.
@@ -256,7 +296,9 @@ impl Pool {
             for (_, waiting) in state.waiting.drain() {
                 let _ = waiting.grant.send(Err(Refusal::ShuttingDown));
             }
-            let State { scheduler, actions, .. } = &mut *state;
+            let State {
+                scheduler, actions, ..
+            } = &mut *state;
             scheduler.drain(actions);
             self.perform(&mut state);
         }
@@ -273,7 +315,11 @@ impl Pool {
             match action {
                 Action::Create { sandbox, function } => self.create(state, sandbox, function),
                 Action::Destroy { sandbox } => self.destroy(state, sandbox),
-                Action::Dispatch { call, sandbox: id, cold } => {
+                Action::Dispatch {
+                    call,
+                    sandbox: id,
+                    cold,
+                } => {
                     let sandbox = state.sandboxes.get(&id).and_then(|e| e.sandbox.clone());
                     let waiting = state.waiting.remove(&call);
                     if let (Some(sandbox), Some(waiting)) = (sandbox, waiting) {
@@ -293,10 +339,17 @@ impl Pool {
 
     fn create(self: &Arc<Self>, state: &mut State, id: SandboxId, function: FunctionId) {
         let Some(function) = state.functions.get(&function).cloned() else {
-            warn!(sandbox = id.0, "start of a sandbox for a function that is not known");
+            warn!(
+                sandbox = id.0,
+                "start of a sandbox for a function that is not known"
+            );
             return;
         };
-        let entry = Entry { function: Arc::clone(&function), sandbox: None, watcher: None };
+        let entry = Entry {
+            function: Arc::clone(&function),
+            sandbox: None,
+            watcher: None,
+        };
         state.sandboxes.insert(id, entry);
         let pool = Arc::clone(self);
         tokio::spawn(async move {
@@ -310,7 +363,10 @@ impl Pool {
     fn created(self: &Arc<Self>, id: SandboxId, result: Result<Arc<dyn Sandbox>, CreateError>) {
         let now = self.now();
         let mut state = self.lock();
-        let watcher = state.sandboxes.get_mut(&id).and_then(|entry| entry.watcher.take());
+        let watcher = state
+            .sandboxes
+            .get_mut(&id)
+            .and_then(|entry| entry.watcher.take());
         if let Some(watcher) = watcher {
             let _ = watcher.send(result.is_ok());
         }
@@ -324,18 +380,30 @@ impl Pool {
                 };
                 entry.sandbox = Some(Arc::clone(&sandbox));
                 self.watch(id, sandbox);
-                let State { scheduler, actions, .. } = &mut *state;
+                let State {
+                    scheduler, actions, ..
+                } = &mut *state;
                 scheduler.ready(id, now, actions);
             }
             Err(error) => {
-                let Some(entry) = state.sandboxes.remove(&id) else { return };
+                let Some(entry) = state.sandboxes.remove(&id) else {
+                    return;
+                };
                 let function = &entry.function.record.name;
                 debug!(function, sandbox = id.0, error = %crate::chain(&error), "start failed");
-                let State { scheduler, actions, waiting, .. } = &mut *state;
+                let State {
+                    scheduler,
+                    actions,
+                    waiting,
+                    ..
+                } = &mut *state;
                 scheduler.start_failed(id, now, actions);
                 let error = Arc::new(error);
                 actions.retain(|action| match action {
-                    Action::Refuse { call, reason: DropReason::StartFailed } => {
+                    Action::Refuse {
+                        call,
+                        reason: DropReason::StartFailed,
+                    } => {
                         if let Some(waiting) = waiting.remove(call) {
                             let refusal = Refusal::StartFailed(Arc::clone(&error));
                             let _ = waiting.grant.send(Err(refusal));
@@ -358,7 +426,9 @@ impl Pool {
             let now = pool.now();
             let mut state = pool.lock();
             if state.sandboxes.contains_key(&id) {
-                let State { scheduler, actions, .. } = &mut *state;
+                let State {
+                    scheduler, actions, ..
+                } = &mut *state;
                 scheduler.died(id, now, actions);
                 pool.perform(&mut state);
             }
@@ -366,13 +436,22 @@ impl Pool {
     }
 
     fn destroy(self: &Arc<Self>, state: &mut State, id: SandboxId) {
-        if let Some(Entry { sandbox: Some(sandbox), .. }) = state.sandboxes.remove(&id) {
+        if let Some(Entry {
+            sandbox: Some(sandbox),
+            ..
+        }) = state.sandboxes.remove(&id)
+        {
             self.launcher.destroy(sandbox);
         }
     }
 
     fn lease(self: &Arc<Self>, granted: Granted) -> Lease {
-        Lease { pool: Arc::clone(self), granted, started: Instant::now(), finished: false }
+        Lease {
+            pool: Arc::clone(self),
+            granted,
+            started: Instant::now(),
+            finished: false,
+        }
     }
 
     fn now(&self) -> Timestamp {
@@ -410,7 +489,9 @@ impl Lease {
         let now = self.pool.now();
         let service: Duration = self.started.elapsed();
         let mut state = self.pool.lock();
-        let State { scheduler, actions, .. } = &mut *state;
+        let State {
+            scheduler, actions, ..
+        } = &mut *state;
         scheduler.complete(self.granted.id, outcome, service, now, actions);
         self.pool.perform(&mut state);
         state.scheduler.snapshot()

@@ -31,8 +31,9 @@ pub(crate) fn run(
     duration: Duration,
 ) -> anyhow::Result<Summary> {
     let results: Vec<anyhow::Result<(Vec<f64>, f64)>> = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..connections).map(|_| scope.spawn(|| client(port, path, duration))).collect();
+        let threads: Vec<_> = (0..connections)
+            .map(|_| scope.spawn(|| client(port, path, duration)))
+            .collect();
         threads
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|_| bail!("a client panicked")))
@@ -47,7 +48,11 @@ pub(crate) fn run(
     latencies.sort_by(f64::total_cmp);
     ensure!(!latencies.is_empty(), "no request was answered");
     let at = |share: usize| latencies[(latencies.len() - 1) * share / 100];
-    Ok(Summary { p50: at(50), p99: at(99), rate })
+    Ok(Summary {
+        p50: at(50),
+        p99: at(99),
+        rate,
+    })
 }
 
 fn client(port: u16, path: &str, duration: Duration) -> anyhow::Result<(Vec<f64>, f64)> {
@@ -92,7 +97,10 @@ fn round<'a>(
         let got = stream.read(&mut buffer[filled..])?;
         ensure!(got > 0, "the server closed the connection");
         filled += got;
-        let Some(head) = buffer[..filled].windows(4).position(|window| window == b"\r\n\r\n") else {
+        let Some(head) = buffer[..filled]
+            .windows(4)
+            .position(|window| window == b"\r\n\r\n")
+        else {
             continue;
         };
         let length = content_length(&buffer[..head])?;
@@ -100,7 +108,11 @@ fn round<'a>(
         if filled >= body_at + length {
             let ok = buffer.starts_with(b"HTTP/1.1 200");
             let body = &buffer[body_at..body_at + length];
-            ensure!(ok, "the reply was {}", String::from_utf8_lossy(&buffer[..filled]));
+            ensure!(
+                ok,
+                "the reply was {}",
+                String::from_utf8_lossy(&buffer[..filled])
+            );
             return Ok(body);
         }
     }
@@ -108,8 +120,12 @@ fn round<'a>(
 
 fn content_length(head: &[u8]) -> anyhow::Result<usize> {
     let head = std::str::from_utf8(head)?;
-    let line = head.lines().find(|line| line.len() > 15 && line[..15].eq_ignore_ascii_case("content-length:"));
-    Ok(line.context("a reply without a length")?[15..].trim().parse()?)
+    let line = head
+        .lines()
+        .find(|line| line.len() > 15 && line[..15].eq_ignore_ascii_case("content-length:"));
+    Ok(line.context("a reply without a length")?[15..]
+        .trim()
+        .parse()?)
 }
 
 /// One request on a connection of its own; the reply's body.

@@ -33,11 +33,24 @@ struct Plan {
 impl Plan {
     fn of(arguments: &[String]) -> Self {
         let quick = arguments.iter().any(|argument| argument == "--quick");
-        let only = arguments.iter().find(|argument| !argument.starts_with("--")).cloned();
+        let only = arguments
+            .iter()
+            .find(|argument| !argument.starts_with("--"))
+            .cloned();
         if quick {
-            Self { rounds: 1, duration: Duration::from_secs(1), cold: 5, only }
+            Self {
+                rounds: 1,
+                duration: Duration::from_secs(1),
+                cold: 5,
+                only,
+            }
         } else {
-            Self { rounds: 5, duration: Duration::from_secs(2), cold: 30, only }
+            Self {
+                rounds: 5,
+                duration: Duration::from_secs(2),
+                cold: 30,
+                only,
+            }
         }
     }
 
@@ -51,7 +64,10 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     let plan = Plan::of(arguments);
     server::build()?;
     let mut rows = Vec::new();
-    for (name, runtime, file) in [("warm-python", "python314", "py"), ("warm-node", "nodejs17ng", "mjs")] {
+    for (name, runtime, file) in [
+        ("warm-python", "python314", "py"),
+        ("warm-node", "nodejs17ng", "mjs"),
+    ] {
         if plan.wants(name) {
             warm(&plan, name, runtime, file, &mut rows)?;
         }
@@ -133,9 +149,10 @@ fn compare(name: &str, connections: usize, pairs: &[(Summary, Summary)], rows: &
 
 /// The first call of a function that never ran: a sandbox from nothing.
 fn cold(plan: &Plan, rows: &mut Vec<Row>) -> anyhow::Result<()> {
-    for (language, runtime, target) in
-        [("Python", "python314", Some(30.0)), ("Node.js", "nodejs17ng", None)]
-    {
+    for (language, runtime, target) in [
+        ("Python", "python314", Some(30.0)),
+        ("Node.js", "nodejs17ng", None),
+    ] {
         let node = node()?;
         let mut times = Vec::new();
         for number in 0..plan.cold {
@@ -179,7 +196,10 @@ fn burst(plan: &Plan, rows: &mut Vec<Row>) -> anyhow::Result<()> {
                     })
                 })
                 .collect();
-            calls.into_iter().filter_map(|call| call.join().ok()?.ok()).collect()
+            calls
+                .into_iter()
+                .filter_map(|call| call.join().ok()?.ok())
+                .collect()
         });
         ensure!(times.len() == 32, "{} of 32 calls failed", 32 - times.len());
         slowest.push(times.into_iter().fold(0.0, f64::max));
@@ -216,7 +236,15 @@ fn idle(rows: &mut Vec<Row>) -> anyhow::Result<()> {
 
 fn print(rows: &[Row]) {
     println!("\n| what | floor | node | ratio | target | met |\n|---|---|---|---|---|---|");
-    for Row { what, floor, ours, ratio, target, met } in rows {
+    for Row {
+        what,
+        floor,
+        ours,
+        ratio,
+        target,
+        met,
+    } in rows
+    {
         let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
         let met = if *met { "yes" } else { "NO" };
         println!("| {what} | {floor} | {ours} | {ratio} | {target} | {met} |");
@@ -237,7 +265,11 @@ impl Server {
     /// A no-op function called `name`.
     fn create(&self, name: &str, runtime: &str) -> anyhow::Result<()> {
         let (handler, file, source) = if runtime.starts_with("python") {
-            ("noop.handler", "noop.py", "def handler(params, context):\n    return None\n")
+            (
+                "noop.handler",
+                "noop.py",
+                "def handler(params, context):\n    return None\n",
+            )
         } else {
             ("noop.js", "noop.js", "module.exports = () => null;\n")
         };
@@ -249,7 +281,8 @@ impl Server {
     }
 
     fn delete(&self, name: &str) -> anyhow::Result<()> {
-        self.post("/delete", &serde_json::json!({ "Name": name }).to_string()).map(drop)
+        self.post("/delete", &serde_json::json!({ "Name": name }).to_string())
+            .map(drop)
     }
 
     fn call(&self, path: &str) -> anyhow::Result<String> {

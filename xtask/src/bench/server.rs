@@ -18,15 +18,30 @@ pub(crate) struct Server {
 
 /// Compiles both in release mode.
 pub(crate) fn build() -> anyhow::Result<()> {
-    let arguments = ["build", "--locked", "--release", "-p", "serverledge", "-p", "floor"];
-    let status = Command::new("cargo").args(arguments).current_dir(root()).status()?;
+    let arguments = [
+        "build",
+        "--locked",
+        "--release",
+        "-p",
+        "serverledge",
+        "-p",
+        "floor",
+    ];
+    let status = Command::new("cargo")
+        .args(arguments)
+        .current_dir(root())
+        .status()?;
     ensure!(status.success(), "the build failed ({status})");
     Ok(())
 }
 
 /// The floor with so many interpreters; `ending` chooses the language.
 pub(crate) fn floor(ending: &str, processes: usize) -> anyhow::Result<Server> {
-    let interpreter = if ending == "py" { "/usr/bin/python3" } else { "/usr/bin/node" };
+    let interpreter = if ending == "py" {
+        "/usr/bin/python3"
+    } else {
+        "/usr/bin/node"
+    };
     let mut child = Command::new(root().join("target/release/floor"))
         .arg(interpreter)
         .arg(root().join("benches").join(format!("floor.{ending}")))
@@ -37,14 +52,21 @@ pub(crate) fn floor(ending: &str, processes: usize) -> anyhow::Result<Server> {
     let output = child.stdout.take().context("the floor's output")?;
     BufReader::new(output).read_line(&mut line)?;
     let port = line.trim().parse().context("the floor's port")?;
-    Ok(Server { port, child, storage: None })
+    Ok(Server {
+        port,
+        child,
+        storage: None,
+    })
 }
 
 /// A node with default settings and storage of its own.
 pub(crate) fn node() -> anyhow::Result<Server> {
     let unique = Instant::now();
-    let storage = std::env::temp_dir()
-        .join(format!("sl-bench-{}-{:x}", std::process::id(), hash(&format!("{unique:?}"))));
+    let storage = std::env::temp_dir().join(format!(
+        "sl-bench-{}-{:x}",
+        std::process::id(),
+        hash(&format!("{unique:?}"))
+    ));
     std::fs::create_dir_all(&storage)?;
     let child = Command::new(root().join("target/release/serverledge"))
         .env("SERVERLEDGE_API_PORT", "0")
@@ -52,7 +74,11 @@ pub(crate) fn node() -> anyhow::Result<Server> {
         .env("SERVERLEDGE_CONTAINER_POOL_MEMORY", "4096")
         .env("RUST_LOG", "warn")
         .spawn()?;
-    let mut server = Server { port: 0, child, storage: Some(storage.clone()) };
+    let mut server = Server {
+        port: 0,
+        child,
+        storage: Some(storage.clone()),
+    };
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(10) {
         let address = std::fs::read_to_string(storage.join("api.address")).unwrap_or_default();
@@ -80,11 +106,17 @@ impl Server {
             let directory = PathBuf::from("/proc").join(process.to_string());
             let rollup = std::fs::read_to_string(directory.join("smaps_rollup"))?;
             let line = rollup.lines().find(|line| line.starts_with("Pss:"));
-            let size = line.and_then(|line| line.split_whitespace().nth(1)).context("no Pss")?;
+            let size = line
+                .and_then(|line| line.split_whitespace().nth(1))
+                .context("no Pss")?;
             total += size.parse::<u64>()?;
             for task in std::fs::read_dir(directory.join("task"))? {
                 let children = std::fs::read_to_string(task?.path().join("children"))?;
-                processes.extend(children.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+                processes.extend(
+                    children
+                        .split_whitespace()
+                        .filter_map(|id| id.parse::<u32>().ok()),
+                );
             }
         }
         Ok(total)
@@ -128,7 +160,10 @@ pub(crate) fn tar_base64(name: &str, text: &str) -> anyhow::Result<String> {
     let directory = std::env::temp_dir().join(format!("sl-bench-code-{}", std::process::id()));
     std::fs::create_dir_all(&directory)?;
     std::fs::write(directory.join(name), text)?;
-    let script = format!("tar -C '{}' -cf - '{name}' | base64 -w0", directory.display());
+    let script = format!(
+        "tar -C '{}' -cf - '{name}' | base64 -w0",
+        directory.display()
+    );
     let output = Command::new("sh").args(["-c", &script]).output()?;
     ensure!(output.status.success(), "packing {name} failed");
     std::fs::remove_dir_all(&directory)?;

@@ -67,8 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             }
             result
         };
-        let (served, shown) =
-            tokio::join!(serve::serve(config, listener, shutdown), demonstration);
+        let (served, shown) = tokio::join!(serve::serve(config, listener, shutdown), demonstration);
         served.and(shown)
     })
 }
@@ -87,20 +86,28 @@ impl Deployment {
     fn of(arguments: &Arguments) -> anyhow::Result<Self> {
         let file = &arguments.file;
         let text = |part: Option<&std::ffi::OsStr>| {
-            part.map(|part| part.to_string_lossy().into_owned()).unwrap_or_default()
+            part.map(|part| part.to_string_lossy().into_owned())
+                .unwrap_or_default()
         };
         let name = text(file.file_stem());
         let (runtime, handler) = match text(file.extension()).as_str() {
             "py" => ("python314", format!("{name}.handler")),
             "js" | "mjs" | "cjs" => ("nodejs17ng", text(file.file_name())),
-            _ => bail!("{}: the file's ending must be .py, .js or .mjs", file.display()),
+            _ => bail!(
+                "{}: the file's ending must be .py, .js or .mjs",
+                file.display()
+            ),
         };
         Ok(Self {
             runtime,
             handler: arguments.handler.clone().unwrap_or(handler),
             memory: arguments.memory,
             tar: pack(file)?,
-            params: arguments.params.iter().map(|param| parse(param)).collect::<Result<_, _>>()?,
+            params: arguments
+                .params
+                .iter()
+                .map(|param| parse(param))
+                .collect::<Result<_, _>>()?,
             name,
         })
     }
@@ -148,16 +155,33 @@ async fn demonstrate(function: &Deployment, port: u16) -> anyhow::Result<()> {
         "TarFunctionCode": base64::engine::general_purpose::STANDARD.encode(&function.tar),
     });
     call(&client, "/create", &create).await?;
-    println!("deployed  {} ({}, {} MB)", function.name, function.runtime, function.memory);
+    println!(
+        "deployed  {} ({}, {} MB)",
+        function.name, function.runtime, function.memory
+    );
     let path = format!("/invoke/{}", encode(&function.name));
     let request = json!({ "Params": function.params, "ReturnOutput": true });
     let reply = call(&client, &path, &request).await?;
     let seconds = |key: &str| reply[key].as_f64().unwrap_or_default();
-    let start = if reply["IsWarmStart"] == Value::Bool(true) { "warm" } else { "cold" };
-    println!("invoked   {}({})", function.name, Value::from(function.params.clone()));
+    let start = if reply["IsWarmStart"] == Value::Bool(true) {
+        "warm"
+    } else {
+        "cold"
+    };
+    println!(
+        "invoked   {}({})",
+        function.name,
+        Value::from(function.params.clone())
+    );
     println!("result    {}", reply["Result"].as_str().unwrap_or_default());
-    if let Some(output) = reply["Output"].as_str().filter(|output| !output.trim().is_empty()) {
-        println!("printed   {}", output.trim_end().replace('\n', "\n          "));
+    if let Some(output) = reply["Output"]
+        .as_str()
+        .filter(|output| !output.trim().is_empty())
+    {
+        println!(
+            "printed   {}",
+            output.trim_end().replace('\n', "\n          ")
+        );
     }
     println!(
         "took      {:.1} ms: {start} start {:.1} ms, function {:.1} ms",
@@ -168,7 +192,9 @@ async fn demonstrate(function: &Deployment, port: u16) -> anyhow::Result<()> {
     println!("\nThe node serves on; call it again (Ctrl-C stops it):\n");
     println!(
         "  curl -s http://127.0.0.1:{port}{path} -d '{}'",
-        json!({ "Params": function.params }).to_string().replace('\'', "'\\''")
+        json!({ "Params": function.params })
+            .to_string()
+            .replace('\'', "'\\''")
     );
     Ok(())
 }
@@ -177,7 +203,12 @@ async fn call(client: &Client, path: &str, body: &Value) -> anyhow::Result<Value
     let body = body.to_string().into_bytes();
     let response = client.request("POST", path, body).await?;
     let text = String::from_utf8_lossy(&response.body);
-    ensure!(response.status == 200, "{path} was answered {}: {}", response.status, text.trim());
+    ensure!(
+        response.status == 200,
+        "{path} was answered {}: {}",
+        response.status,
+        text.trim()
+    );
     Ok(serde_json::from_str(&text)?)
 }
 

@@ -7,5 +7,9 @@ use std::process::ExitCode;
 pub(crate) fn run() -> ExitCode {
     let report = serverledge_sandbox::probe::isolation();
     print!("{report}");
-    if report.can_isolate() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if report.can_isolate() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

@@ -74,7 +74,9 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 pub(crate) fn init_logging(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     match format {
         LogFormat::Text => builder.with_target(false).with_ansi(colour).init(),
@@ -96,11 +98,17 @@ async fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
         );
     }
     for missing in report.missing() {
-        warn!("isolation is not complete: no {}: {}", missing.name, missing.detail);
+        warn!(
+            "isolation is not complete: no {}: {}",
+            missing.name, missing.detail
+        );
     }
     let reaped = serverledge_sandbox::oci::reap(&state_dir)?;
     if reaped.sandboxes > 0 {
-        info!(sandboxes = reaped.sandboxes, "removed what an earlier run left behind");
+        info!(
+            sandboxes = reaped.sandboxes,
+            "removed what an earlier run left behind"
+        );
     }
     let config = OciConfig {
         process_max: config.sandbox.processes_max,
@@ -128,5 +136,8 @@ fn raise_descriptor_limit() {
 
 fn search_dirs() -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(PathBuf::from);
-    [Some("/etc/serverledge".into()), home, Some(".".into())].into_iter().flatten().collect()
+    [Some("/etc/serverledge".into()), home, Some(".".into())]
+        .into_iter()
+        .flatten()
+        .collect()
 }

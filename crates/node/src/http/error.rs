@@ -55,7 +55,10 @@ pub(crate) enum ApiError {
     #[error("the call was not accepted")]
     Accept(#[from] AcceptError),
     #[error("{error}")]
-    Invoke { request_id: String, error: InvokeError },
+    Invoke {
+        request_id: String,
+        error: InvokeError,
+    },
 }
 
 impl ApiError {
@@ -63,15 +66,11 @@ impl ApiError {
     pub(crate) fn into_reply(self) -> Reply {
         match self {
             Self::NotFound => message(StatusCode::NOT_FOUND, "Not Found"),
-            Self::MethodNotAllowed => {
-                message(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
-            }
+            Self::MethodNotAllowed => message(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
             Self::InvalidRuntime | Self::UnknownFunction | Self::UnknownDeletion => {
                 reply(StatusCode::NOT_FOUND, TEXT, self.to_string())
             }
-            Self::InvalidMemory => {
-                reply(StatusCode::UNPROCESSABLE_ENTITY, TEXT, self.to_string())
-            }
+            Self::InvalidMemory => reply(StatusCode::UNPROCESSABLE_ENTITY, TEXT, self.to_string()),
             Self::Invoke { request_id, error } => invoke_failure(request_id, &error),
             other => {
                 let problem = other.problem();
@@ -92,14 +91,22 @@ impl ApiError {
             Self::Invalid { hint, .. } => (400, "invalid request", *hint),
             Self::Exists(_) => (409, "function exists", "use /update to replace it"),
             Self::NoResult { pending: true, .. } => (404, "not finished", "poll again later"),
-            Self::NoResult { .. } => {
-                (404, "unknown request", "results are kept for async.retention seconds")
-            }
-            Self::Code(error) if error.is_caller() => {
-                (400, "invalid code", "TarFunctionCode is the base64 of a tar archive")
-            }
+            Self::NoResult { .. } => (
+                404,
+                "unknown request",
+                "results are kept for async.retention seconds",
+            ),
+            Self::Code(error) if error.is_caller() => (
+                400,
+                "invalid code",
+                "TarFunctionCode is the base64 of a tar archive",
+            ),
             Self::Accept(AcceptError::TooMany(_)) => (429, "too many calls", "try again later"),
-            _ => (503, "storage failure", "the node's log says more; check its disk"),
+            _ => (
+                503,
+                "storage failure",
+                "the node's log says more; check its disk",
+            ),
         };
         let mut problem = Problem::new(status, title, crate::chain(self));
         problem.hint = (!hint.is_empty()).then(|| hint.to_owned());
@@ -130,7 +137,9 @@ fn invoke_failure(request_id: String, error: &InvokeError) -> Reply {
     let mut reply = problem_reply(&problem);
     if matches!(error, InvokeError::Dropped(reason) if !matches!(reason, DropReason::TooLarge { .. }))
     {
-        reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        reply
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     reply
 }

@@ -45,8 +45,8 @@ pub(super) async fn register(
     let code = store_code(node, spec.code).await?;
     let record = FunctionRecord { code, ..record };
     let name = record.name.clone();
-    let bytes = serde_json::to_vec(&record)
-        .map_err(|error| crate::store::StoreError::encoding(&error))?;
+    let bytes =
+        serde_json::to_vec(&record).map_err(|error| crate::store::StoreError::encoding(&error))?;
     let function = node.function(record).ok_or(ApiError::InvalidRuntime)?;
     node.store.put_function(&name, bytes).await?;
     if let Some(former) = node.catalog.insert(Arc::new(function)) {
@@ -77,10 +77,15 @@ pub(super) fn list(node: &Node) -> Reply {
 
 /// Checks and normalises what was sent; the code is stored separately.
 fn check(node: &Node, spec: &FunctionSpec) -> Result<FunctionRecord, ApiError> {
-    let runtime = node.runtime(&spec.runtime).ok_or(ApiError::InvalidRuntime)?;
+    let runtime = node
+        .runtime(&spec.runtime)
+        .ok_or(ApiError::InvalidRuntime)?;
     if !matches!(runtime.language, Language::Python | Language::Node) {
         return Err(ApiError::Invalid {
-            what: format!("no backend of this node runs the runtime '{}'", spec.runtime),
+            what: format!(
+                "no backend of this node runs the runtime '{}'",
+                spec.runtime
+            ),
             hint: "use a Python or Node.js runtime",
         });
     }
@@ -91,11 +96,17 @@ fn check(node: &Node, spec: &FunctionSpec) -> Result<FunctionRecord, ApiError> {
     let invalid = |what: String, hint| ApiError::Invalid { what, hint };
     FunctionName::new(&spec.name).map_err(|error| invalid(format!("field `Name`: {error}"), ""))?;
     if !(0.0..=CPU_MAX).contains(&spec.cpu_demand) {
-        let what = format!("field `CPUDemand`: {} is not a number of cores", spec.cpu_demand);
+        let what = format!(
+            "field `CPUDemand`: {} is not a number of cores",
+            spec.cpu_demand
+        );
         return Err(invalid(what, "0 means no limit"));
     }
     if spec.handler.len() > HANDLER_MAX || spec.handler.contains('\0') {
-        return Err(invalid("field `Handler`: too long, or with a NUL character".into(), ""));
+        return Err(invalid(
+            "field `Handler`: too long, or with a NUL character".into(),
+            "",
+        ));
     }
     let timeout_max = node.config.function.timeout_max;
     let timeout_seconds = spec.timeout_seconds.filter(|seconds| *seconds != 0.0);
@@ -142,10 +153,12 @@ async fn store_code(node: &Arc<Node>, encoded: String) -> Result<Option<String>,
     let store = move || {
         // Line breaks, as `base64 FILE` prints them, are harmless.
         let encoded: String = encoded.split_ascii_whitespace().collect();
-        let tar = STANDARD.decode(encoded).map_err(|error| ApiError::Invalid {
-            what: format!("field `TarFunctionCode`: not base64: {error}"),
-            hint: "send the standard base64 of a tar archive",
-        })?;
+        let tar = STANDARD
+            .decode(encoded)
+            .map_err(|error| ApiError::Invalid {
+                what: format!("field `TarFunctionCode`: not base64: {error}"),
+                hint: "send the standard base64 of a tar archive",
+            })?;
         if tar.starts_with(b"http://") || tar.starts_with(b"https://") {
             return Err(ApiError::Invalid {
                 what: "field `TarFunctionCode`: code by URL is not supported yet".into(),
@@ -154,10 +167,12 @@ async fn store_code(node: &Arc<Node>, encoded: String) -> Result<Option<String>,
         }
         node.code.put(&tar).map_err(ApiError::Code)
     };
-    let digest = tokio::task::spawn_blocking(store).await.map_err(|_| ApiError::Invalid {
-        what: "field `TarFunctionCode`: the archive could not be read".into(),
-        hint: "",
-    })??;
+    let digest = tokio::task::spawn_blocking(store)
+        .await
+        .map_err(|_| ApiError::Invalid {
+            what: "field `TarFunctionCode`: the archive could not be read".into(),
+            hint: "",
+        })??;
     Ok(Some(digest.as_str().to_owned()))
 }
 

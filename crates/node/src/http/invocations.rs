@@ -17,6 +17,11 @@ use crate::catalog::Function;
 use crate::invoke::{Invocation, InvokeError, invoke as run, unix_now};
 use crate::node::Node;
 
+const NODE_NAME: HeaderName = HeaderName::from_static("serverledge-node-name");
+const FREE_MEM: HeaderName = HeaderName::from_static("serverledge-free-mem");
+const FREE_CPU: HeaderName = HeaderName::from_static("serverledge-free-cpu");
+const TIMESTAMP: HeaderName = HeaderName::from_static("serverledge-timestamp");
+const NODE_ARCH: HeaderName = HeaderName::from_static("serverledge-node-arch");
 const MAB_REQUEST_ID: HeaderName = HeaderName::from_static("serverledge-mab-request-id");
 
 /// Runs a function, or accepts the call to run it later.
@@ -30,14 +35,23 @@ pub(super) async fn invoke(
     let function = function(node, raw_name).ok_or(ApiError::UnknownFunction)?;
     let body = body.read().await?;
     let request: InvokeRequest = serverledge_api::decode(&body)?;
-    let params = request.params.as_ref().map_or("null", |params| params.get()).as_bytes();
+    let params = request
+        .params
+        .as_ref()
+        .map_or("null", |params| params.get())
+        .as_bytes();
     let request_id = node.request_id(&function.record.name);
 
     let (mut answer, snapshot) = if request.is_async {
         let name = &function.record.name;
         let calls = &node.async_calls;
-        calls.accept(&request_id, name, params, request.return_output).await?;
-        (json(&AsyncReply { req_id: request_id }), node.pool.snapshot())
+        calls
+            .accept(&request_id, name, params, request.return_output)
+            .await?;
+        (
+            json(&AsyncReply { req_id: request_id }),
+            node.pool.snapshot(),
+        )
     } else {
         let invocation = Invocation {
             request_id: request_id.clone(),
@@ -92,10 +106,15 @@ pub(super) fn poll(node: &Node, raw_id: &str) -> Result<Reply, ApiError> {
 /// Starts sandboxes ahead of calls.
 pub(super) async fn prewarm(node: &Arc<Node>, body: Body) -> Result<Reply, ApiError> {
     let request: PrewarmRequest = serverledge_api::decode(&body.read().await?)?;
-    let function = node.catalog.function(&request.function).ok_or(ApiError::UnknownFunction)?;
+    let function = node
+        .catalog
+        .function(&request.function)
+        .ok_or(ApiError::UnknownFunction)?;
     let count = usize::try_from(request.instances).unwrap_or(0);
     let prewarmed = node.pool.prewarm(&function, count).await;
-    Ok(json(&PrewarmReply { prewarmed: prewarmed as i64 }))
+    Ok(json(&PrewarmReply {
+        prewarmed: prewarmed as i64,
+    }))
 }
 
 /// What the node has and uses.
@@ -137,18 +156,22 @@ fn function(node: &Node, raw_name: &str) -> Option<Arc<Function>> {
 /// What the original's load balancer reads from every reply to an invocation.
 fn node_headers(node: &Node, snapshot: Snapshot, headers: &mut HeaderMap) {
     let free_memory = snapshot.memory_total.saturating_sub(snapshot.memory_busy);
-    let free_cpu = format!("{:.6}", (snapshot.cpu_total - snapshot.cpu_used).max(0.0));
-    let name = HeaderValue::from_str(&node.identity.key);
-    let pairs = [
-        ("serverledge-node-name", name.ok()),
-        ("serverledge-free-mem", Some(HeaderValue::from(free_memory))),
-        ("serverledge-free-cpu", HeaderValue::from_str(&free_cpu).ok()),
-        ("serverledge-timestamp", Some(HeaderValue::from(unix_now() as u64))),
-        ("serverledge-node-arch", Some(HeaderValue::from_static(node.identity.architecture))),
-    ];
-    for (header, value) in pairs {
-        if let Some(value) = value {
-            headers.insert(HeaderName::from_static(header), value);
-        }
+    headers.insert(NODE_NAME, node.identity.header.clone());
+    headers.insert(FREE_MEM, HeaderValue::from(free_memory));
+    if let Ok(free_cpu) =
+        HeaderValue::try_from(six_decimals(snapshot.cpu_total - snapshot.cpu_used))
+    {
+        headers.insert(FREE_CPU, free_cpu);
     }
+    headers.insert(TIMESTAMP, HeaderValue::from(unix_now() as u64));
+    headers.insert(
+        NODE_ARCH,
+        HeaderValue::from_static(node.identity.architecture),
+    );
+}
+
+/// `{:.6}`, for numbers of cores: formatting an exact fraction is slow, and this is on the warm path.
+fn six_decimals(number: f64) -> String {
+    let millionths = (number.max(0.0) * 1e6).round() as u64;
+    format!("{}.{:06}", millionths / 1_000_000, millionths % 1_000_000)
 }

@@ -70,7 +70,10 @@ pub async fn serve(
         });
     }
     drop(listener);
-    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(drain, graceful.shutdown())
+        .await
+        .is_err()
+    {
         warn!("requests still running after {drain:?} (shutdown.drain) were cut short");
     }
 }
@@ -103,8 +106,14 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     let api = &node.config.api;
-    let body = Body { incoming: body, max: api.body_max };
-    if let Some(name) = path.strip_prefix("/invoke/").filter(|name| !name.is_empty()) {
+    let body = Body {
+        incoming: body,
+        max: api.body_max,
+    };
+    if let Some(name) = path
+        .strip_prefix("/invoke/")
+        .filter(|name| !name.is_empty())
+    {
         allow(&head.method, Method::POST)?;
         return invocations::invoke(&node, name, &head.headers, body).await;
     }
@@ -115,13 +124,19 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
     match path {
         "/create" | "/update" => {
             allow(&head.method, Method::POST)?;
-            let body = Body { max: api.create_body_max, ..body };
+            let body = Body {
+                max: api.create_body_max,
+                ..body
+            };
             functions::register(&node, body, path == "/update").await
         }
         "/delete" => {
             allow(&head.method, Method::POST)?;
             // The original's client sends the whole function object.
-            let body = Body { max: api.create_body_max, ..body };
+            let body = Body {
+                max: api.create_body_max,
+                ..body
+            };
             functions::delete(&node, body).await
         }
         "/function" => {
@@ -141,7 +156,11 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
 }
 
 fn allow(method: &Method, allowed: Method) -> Result<(), ApiError> {
-    if *method == allowed { Ok(()) } else { Err(ApiError::MethodNotAllowed) }
+    if *method == allowed {
+        Ok(())
+    } else {
+        Err(ApiError::MethodNotAllowed)
+    }
 }
 
 /// A request's body, not read yet, and how large it may be.

@@ -11,8 +11,15 @@ use percent_encoding::percent_decode_str;
 /// the second candidate.
 pub(super) fn names(raw: &str) -> impl Iterator<Item = Cow<'_, str>> {
     let decoded = percent_decode_str(raw).decode_utf8_lossy();
-    let ambiguous = raw.as_bytes().windows(3).any(|escape| escape.eq_ignore_ascii_case(b"%2f"));
-    let first = if ambiguous { Some(Cow::Borrowed(raw)) } else { None };
+    let ambiguous = raw
+        .as_bytes()
+        .windows(3)
+        .any(|escape| escape.eq_ignore_ascii_case(b"%2f"));
+    let first = if ambiguous {
+        Some(Cow::Borrowed(raw))
+    } else {
+        None
+    };
     first.into_iter().chain([decoded])
 }
 

@@ -59,16 +59,31 @@ const DIFFERENCES: &[(&str, Difference)] = &[
         )]),
     ),
     ("invoke, big integer", Problem(400, &["number"])),
-    ("invoke, integer beyond 2^53", Text(&[("9007199254740992", "9007199254740993")])),
+    (
+        "invoke, integer beyond 2^53",
+        Text(&[("9007199254740992", "9007199254740993")]),
+    ),
     ("invoke, params not an object", Problem(400, &["Params"])),
     ("invoke, not JSON", Problem(400, &["line 1"])),
     ("invoke failing function", FunctionError(500, &["boom"])),
     ("poll unknown", Problem(404, &["nope"])),
     ("invoke too big for the pool", Problem(429, &["1000000"])),
+    (
+        "poll of failed call",
+        Text(&[(
+            r#""ExecutionNode":""}"#,
+            r#""ExecutionNode":"","Error":"ValueError: boom"}"#,
+        )]),
+    ),
+    ("status", Text(&[(r#""huge":0,"#, "")])),
     // The workflow that ran `inc` is left out.
     (
         "status at the end",
-        Text(&[(r#""inc":1,"#, ""), (r#""FreeMemory":896"#, r#""FreeMemory":1024"#)]),
+        Text(&[
+            (r#""huge":0,"#, ""),
+            (r#""inc":1,"#, ""),
+            (r#""FreeMemory":896"#, r#""FreeMemory":1024"#),
+        ]),
     ),
 ];
 
@@ -112,8 +127,16 @@ fn the_originals_clients_get_the_replies_they_know() {
         }
     }
     assert_eq!(replay.played, TRANSCRIPT.lines().count() - LEFT_OUT.len());
-    assert_eq!(replay.differences, DIFFERENCES.len(), "a difference of no request");
-    assert!(replay.failures.is_empty(), "{}", replay.failures.join("\n\n"));
+    assert_eq!(
+        replay.differences,
+        DIFFERENCES.len(),
+        "a difference of no request"
+    );
+    assert!(
+        replay.failures.is_empty(),
+        "{}",
+        replay.failures.join("\n\n")
+    );
 }
 
 #[derive(Default)]
@@ -131,7 +154,11 @@ impl Replay {
         let reply = self.send(node, &exchange.request);
         let difference = DIFFERENCES.iter().find(|(note, _)| *note == exchange.note);
         self.differences += usize::from(difference.is_some());
-        let checked = check(exchange, &reply, difference.map(|(_, difference)| difference));
+        let checked = check(
+            exchange,
+            &reply,
+            difference.map(|(_, difference)| difference),
+        );
         if let Err(failure) = checked {
             self.failures.push(format!(
                 "{}: {failure}\n  recorded: status {}, {:?}\n  got: {}",
@@ -141,7 +168,9 @@ impl Replay {
                 reply.shown()
             ));
         }
-        if let (Some(recorded), Some(ours)) = (id(exchange.response.body.as_bytes()), id(&reply.body)) {
+        if let (Some(recorded), Some(ours)) =
+            (id(exchange.response.body.as_bytes()), id(&reply.body))
+        {
             self.ids.insert(recorded, ours);
         }
     }
@@ -149,16 +178,31 @@ impl Replay {
     fn send(&self, node: &Node, request: &Request) -> Response {
         let files: Vec<_> = request.tar.clone().into_iter().collect();
         let code = base64::engine::general_purpose::STANDARD.encode(function::tar(&files));
-        let body = request.body.as_deref().unwrap_or_default().replace("${tar}", &code);
-        let headers: Vec<_> =
-            request.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let body = request
+            .body
+            .as_deref()
+            .unwrap_or_default()
+            .replace("${tar}", &code);
+        let headers: Vec<_> = request
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
         // A recorded id stands for ours; the original was polled when the call had surely ended.
-        match request.path.strip_prefix("/poll/").and_then(|id| self.ids.get(id)) {
+        match request
+            .path
+            .strip_prefix("/poll/")
+            .and_then(|id| self.ids.get(id))
+        {
             Some(id) => node.poll(id),
-            None => {
-                http::request(node.address, &request.method, &request.path, &headers, body.as_bytes())
-                    .unwrap_or_else(|error| panic!("{}: {error}", request.path))
-            }
+            None => http::request(
+                node.address,
+                &request.method,
+                &request.path,
+                &headers,
+                body.as_bytes(),
+            )
+            .unwrap_or_else(|error| panic!("{}: {error}", request.path)),
         }
     }
 }
@@ -171,7 +215,11 @@ fn id(body: &[u8]) -> Option<String> {
 type Checked = Result<(), String>;
 
 fn check(exchange: &Exchange, reply: &Response, difference: Option<&Difference>) -> Checked {
-    let is_async = exchange.request.body.as_deref().is_some_and(|body| body.contains("\"Async\": true"));
+    let is_async = exchange
+        .request
+        .body
+        .as_deref()
+        .is_some_and(|body| body.contains("\"Async\": true"));
     headers_match(&exchange.response.headers, reply, is_async)?;
     match difference {
         Some(Problem(status, words)) => problem(reply, *status, words, false),
@@ -179,7 +227,9 @@ fn check(exchange: &Exchange, reply: &Response, difference: Option<&Difference>)
         Some(Text(replacements)) => {
             let mut body = exchange.response.body.clone();
             for (theirs, ours) in *replacements {
-                ensure(body.contains(theirs), || format!("{theirs} isn't in the transcript"))?;
+                ensure(body.contains(theirs), || {
+                    format!("{theirs} isn't in the transcript")
+                })?;
                 body = body.replace(theirs, ours);
             }
             same(&exchange.response, &body, reply)
@@ -193,12 +243,25 @@ fn check(exchange: &Exchange, reply: &Response, difference: Option<&Difference>)
 fn headers_match(recorded: &BTreeMap<String, String>, reply: &Response, is_async: bool) -> Checked {
     let is_ours = |name: &str| name.to_lowercase().starts_with("serverledge-");
     for (name, value) in recorded.iter().filter(|(name, _)| is_ours(name)) {
-        let got = reply.header(name).ok_or_else(|| format!("no header {name}"))?;
-        let varies = name == "Serverledge-Timestamp" || (is_async && name.starts_with("Serverledge-Free-"));
-        let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-        let value = if name == "Serverledge-Node-Arch" { arch } else { value };
+        let got = reply
+            .header(name)
+            .ok_or_else(|| format!("no header {name}"))?;
+        let varies =
+            name == "Serverledge-Timestamp" || (is_async && name.starts_with("Serverledge-Free-"));
+        let arch = if cfg!(target_arch = "aarch64") {
+            "arm64"
+        } else {
+            "amd64"
+        };
+        let value = if name == "Serverledge-Node-Arch" {
+            arch
+        } else {
+            value
+        };
         if varies {
-            ensure(got.parse::<f64>().is_ok(), || format!("{name} is {got:?}, not a number"))?;
+            ensure(got.parse::<f64>().is_ok(), || {
+                format!("{name} is {got:?}, not a number")
+            })?;
         } else {
             ensure(got == value, || format!("{name} is {got:?}, not {value:?}"))?;
         }
@@ -213,18 +276,25 @@ fn headers_match(recorded: &BTreeMap<String, String>, reply: &Response, is_async
 fn problem(reply: &Response, status: u16, words: &[&str], with_stack: bool) -> Checked {
     ensure(reply.status == status, || format!("status is not {status}"))?;
     let kind = reply.header("Content-Type").unwrap_or_default();
-    ensure(kind.starts_with("application/") && kind.contains("json"), || {
-        format!("Content-Type is {kind:?}")
-    })?;
+    ensure(
+        kind.starts_with("application/") && kind.contains("json"),
+        || format!("Content-Type is {kind:?}"),
+    )?;
     let problem: serde_json::Value =
         serde_json::from_slice(&reply.body).map_err(|error| error.to_string())?;
-    ensure(problem["status"] == status, || "status in the body differs".into())?;
+    ensure(problem["status"] == status, || {
+        "status in the body differs".into()
+    })?;
     let detail = problem["detail"].as_str().unwrap_or_default();
     for word in words {
-        ensure(detail.contains(word), || format!("the detail doesn't say {word:?}"))?;
+        ensure(detail.contains(word), || {
+            format!("the detail doesn't say {word:?}")
+        })?;
     }
     let stack = problem["stack"].as_str().unwrap_or_default();
-    ensure(stack.contains("f.py") == with_stack, || format!("the stack is {stack:?}"))
+    ensure(stack.contains("f.py") == with_stack, || {
+        format!("the stack is {stack:?}")
+    })
 }
 
 fn same(recorded: &Recorded, body: &str, reply: &Response) -> Checked {
@@ -239,19 +309,30 @@ fn same(recorded: &Recorded, body: &str, reply: &Response) -> Checked {
     else {
         return ensure(text == body, || "another body".into());
     };
-    ensure(text.ends_with('\n') == body.ends_with('\n'), || "another end of line".into())?;
+    ensure(text.ends_with('\n') == body.ends_with('\n'), || {
+        "another end of line".into()
+    })?;
     let names = |fields: &[(String, Box<RawValue>)]| -> Vec<String> {
         fields.iter().map(|(name, _)| name.clone()).collect()
     };
-    ensure(names(&theirs) == names(&ours), || "other keys, or in another order".into())?;
+    ensure(names(&theirs) == names(&ours), || {
+        "other keys, or in another order".into()
+    })?;
     for ((name, theirs), (_, ours)) in theirs.iter().zip(&ours) {
         let (theirs, ours) = (theirs.get(), ours.get());
-        ensure(alike(name, theirs, ours), || format!("{name} is {ours}, not {theirs}"))?;
+        ensure(alike(name, theirs, ours), || {
+            format!("{name} is {ours}, not {theirs}")
+        })?;
     }
     let times = ["InitTime", "Duration", "ResponseTime"].map(|name| number(&ours, name));
     if let [Some(init), Some(duration), Some(response)] = times {
-        ensure(response >= duration && response >= init, || "the times don't add up".into())?;
-        ensure((duration > 0.0) == text.contains("\"Success\":true"), || "a Duration of 0".into())?;
+        ensure(response >= duration && response >= init, || {
+            "the times don't add up".into()
+        })?;
+        ensure(
+            (duration > 0.0) == text.contains("\"Success\":true"),
+            || "a Duration of 0".into(),
+        )?;
     }
     Ok(())
 }
@@ -259,10 +340,12 @@ fn same(recorded: &Recorded, body: &str, reply: &Response) -> Checked {
 /// Whether the values are the same, or of the same kind where they vary from run to run.
 fn alike(name: &str, theirs: &str, ours: &str) -> bool {
     match name {
-        "ResponseTime" | "InitTime" | "Duration" if theirs != "0" => {
-            ours.parse::<f64>().is_ok_and(|seconds| (0.0..30.0).contains(&seconds))
-        }
-        "LastUpdateTime" => ours.parse::<u64>().is_ok_and(|seconds| seconds > 1_600_000_000),
+        "ResponseTime" | "InitTime" | "Duration" if theirs != "0" => ours
+            .parse::<f64>()
+            .is_ok_and(|seconds| (0.0..30.0).contains(&seconds)),
+        "LastUpdateTime" => ours
+            .parse::<u64>()
+            .is_ok_and(|seconds| seconds > 1_600_000_000),
         "LoadAvg" => serde_json::from_str::<[f64; 3]>(ours).is_ok(),
         "ReqId" => {
             let function = theirs.split('-').next().unwrap_or_default();

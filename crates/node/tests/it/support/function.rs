@@ -89,7 +89,9 @@ pub(crate) fn tar(files: &[(String, String)]) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
         header.set_size(source.len() as u64);
-        archive.append_data(&mut header, path, source.as_bytes()).expect("writing to memory");
+        archive
+            .append_data(&mut header, path, source.as_bytes())
+            .expect("writing to memory");
     }
     archive.into_inner().expect("writing to memory")
 }

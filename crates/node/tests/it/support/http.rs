@@ -53,7 +53,10 @@ impl Response {
         let problem = self.json();
         assert_eq!(problem["status"], self.status, "{}", self.shown());
         assert!(problem["title"].is_string(), "{}", self.shown());
-        let detail = problem["detail"].as_str().unwrap_or_default().to_lowercase();
+        let detail = problem["detail"]
+            .as_str()
+            .unwrap_or_default()
+            .to_lowercase();
         for word in words {
             assert!(
                 detail.contains(&word.to_lowercase()),
@@ -88,8 +91,14 @@ impl Response {
 
     /// For the message of a failed assertion, cut to what can be read.
     pub(crate) fn shown(&self) -> String {
-        let body: String = String::from_utf8_lossy(&self.body).chars().take(2000).collect();
-        format!("status {}, headers {:?}, body {body}", self.status, self.headers)
+        let body: String = String::from_utf8_lossy(&self.body)
+            .chars()
+            .take(2000)
+            .collect();
+        format!(
+            "status {}, headers {:?}, body {body}",
+            self.status, self.headers
+        )
     }
 }
 
@@ -154,11 +163,18 @@ pub(crate) fn read_response(stream: &mut impl Read, is_head: bool) -> io::Result
     };
     let (status, headers) = parse_head(&received[..end])?;
     let mut body = received.split_off(end + 4);
-    let mut response = Response { status, headers, body: Vec::new() };
+    let mut response = Response {
+        status,
+        headers,
+        body: Vec::new(),
+    };
     if is_head {
         return Ok(response);
     }
-    if response.header("Transfer-Encoding").is_some_and(|value| value.contains("chunked")) {
+    if response
+        .header("Transfer-Encoding")
+        .is_some_and(|value| value.contains("chunked"))
+    {
         stream.read_to_end(&mut body)?;
         response.body = unchunk(&body)?;
         return Ok(response);
@@ -209,12 +225,16 @@ fn unchunk(mut rest: &[u8]) -> io::Result<Vec<u8>> {
             return Ok(body);
         }
         body.extend_from_slice(rest.get(..length).ok_or_else(|| bad("chunk cut short"))?);
-        rest = rest.get(length + 2..).ok_or_else(|| bad("chunk cut short"))?;
+        rest = rest
+            .get(length + 2..)
+            .ok_or_else(|| bad("chunk cut short"))?;
     }
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
+    haystack
+        .windows(needle.len())
+        .position(|window| window == needle)
 }
 
 fn bad(what: &str) -> io::Error {

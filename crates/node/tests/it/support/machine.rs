@@ -43,7 +43,9 @@ impl Footprint {
                 continue;
             }
             footprint.processes.insert((pid, started));
-            footprint.cgroups.extend(cgroups_of(pid).difference(&own).cloned());
+            footprint
+                .cgroups
+                .extend(cgroups_of(pid).difference(&own).cloned());
         }
         footprint
     }
@@ -109,7 +111,9 @@ fn cgroups_named(word: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut pending = vec![PathBuf::from(CGROUPS)];
     while let Some(directory) = pending.pop() {
-        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        let Ok(entries) = fs::read_dir(&directory) else {
+            continue;
+        };
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 let path = entry.path();
@@ -136,7 +140,10 @@ fn processes() -> BTreeMap<u32, (u32, u64)> {
             if fields.first() == Some(&"Z") {
                 return None;
             }
-            Some((pid, (fields.get(1)?.parse().ok()?, fields.get(19)?.parse().ok()?)))
+            Some((
+                pid,
+                (fields.get(1)?.parse().ok()?, fields.get(19)?.parse().ok()?),
+            ))
         })
         .collect()
 }
@@ -180,7 +187,11 @@ fn cgroups_of(pid: u32) -> BTreeSet<PathBuf> {
 
 /// Mount points of the cgroup hierarchies: one of version 2, or one a controller.
 fn hierarchies() -> impl Iterator<Item = PathBuf> {
-    let roots = fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
+    let roots = fs::read_dir(CGROUPS)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
     std::iter::once(Path::new(CGROUPS).to_owned()).chain(roots.filter(|path| path.is_dir()))
 }
 

@@ -67,13 +67,17 @@ impl Builder {
     }
 
     pub(crate) fn queue(self, capacity: usize, seconds: f64) -> Self {
-        self.set("scheduler.queue.capacity", capacity).set("scheduler.queue.timeout", seconds)
+        self.set("scheduler.queue.capacity", capacity)
+            .set("scheduler.queue.timeout", seconds)
     }
 
     /// Starts the node and waits until it answers.
     #[track_caller]
     pub(crate) fn start(self) -> Node {
-        assert!(machine::is_root(), "these tests make real sandboxes: run them as root");
+        assert!(
+            machine::is_root(),
+            "these tests make real sandboxes: run them as root"
+        );
         // The previous node of this storage may have left its address; wait for the new one's.
         drop(std::fs::remove_file(self.address_file()));
         let mut command = Command::new(env!("CARGO_BIN_EXE_serverledge"));
@@ -111,7 +115,12 @@ impl Builder {
 
     /// The directory's own name, which no other node's paths contain.
     pub(crate) fn mark(&self) -> String {
-        self.storage.path().file_name().expect("a name").to_string_lossy().into_owned()
+        self.storage
+            .path()
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned()
     }
 
     fn address_file(&self) -> PathBuf {
@@ -140,7 +149,11 @@ impl Node {
             if let Some(status) = self.child.try_wait().expect("waiting for the node") {
                 panic!("the node ended at its start: {status}");
             }
-            assert!(Instant::now() < deadline, "no address in {} in time", file.display());
+            assert!(
+                Instant::now() < deadline,
+                "no address in {} in time",
+                file.display()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -199,9 +212,16 @@ impl Node {
     #[track_caller]
     pub(crate) fn invoke_async(&self, name: &str, params: Value) -> String {
         let reply = self
-            .post(&format!("/invoke/{name}"), &json!({ "Params": params, "Async": true }))
+            .post(
+                &format!("/invoke/{name}"),
+                &json!({ "Params": params, "Async": true }),
+            )
             .expect(200);
-        reply.field("ReqId").as_str().expect("ReqId is a string").into()
+        reply
+            .field("ReqId")
+            .as_str()
+            .expect("ReqId is a string")
+            .into()
     }
 
     /// Polls until the call `id` has ended, and gives its stored result.
@@ -223,7 +243,9 @@ impl Node {
     /// Idle sandboxes of the function.
     #[track_caller]
     pub(crate) fn warm(&self, name: &str) -> i64 {
-        self.status()["AvailableWarmContainers"][name].as_i64().unwrap_or(0)
+        self.status()["AvailableWarmContainers"][name]
+            .as_i64()
+            .unwrap_or(0)
     }
 
     /// Megabytes of sandboxes with calls in them.
@@ -257,7 +279,10 @@ impl Node {
             if let Some(status) = self.child.try_wait().expect("waiting for the node") {
                 return status;
             }
-            assert!(Instant::now() < deadline, "the node didn't stop in {STOP_TIME_MAX:?}");
+            assert!(
+                Instant::now() < deadline,
+                "the node didn't stop in {STOP_TIME_MAX:?}"
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -303,14 +328,24 @@ pub(crate) fn try_invoke(
     request: &Value,
 ) -> std::io::Result<Response> {
     let body = request.to_string();
-    http::request(address, "POST", &format!("/invoke/{name}"), &[], body.as_bytes())
+    http::request(
+        address,
+        "POST",
+        &format!("/invoke/{name}"),
+        &[],
+        body.as_bytes(),
+    )
 }
 
 /// Makes sure nothing of a node that has ended is left on the machine.
 #[track_caller]
 pub(crate) fn assert_nothing_left(mark: &str, before: &machine::Footprint, storage: &Path) {
     let left = eventually_none(|| machine::left_of(mark, before));
-    assert!(left.is_empty(), "left behind by the node of {}: {left:#?}", storage.display());
+    assert!(
+        left.is_empty(),
+        "left behind by the node of {}: {left:#?}",
+        storage.display()
+    );
 }
 
 /// Polls for a while until `left` is empty; gives what stayed.
@@ -339,10 +374,16 @@ impl Log {
         let reader = std::thread::spawn(move || {
             let mut chunk = [0; 4096];
             while let Ok(count @ 1..) = stderr.read(&mut chunk) {
-                written.lock().expect("no panic under the lock").extend_from_slice(&chunk[..count]);
+                written
+                    .lock()
+                    .expect("no panic under the lock")
+                    .extend_from_slice(&chunk[..count]);
             }
         });
-        Self { text, reader: Some(reader) }
+        Self {
+            text,
+            reader: Some(reader),
+        }
     }
 
     fn show(&mut self) {
@@ -350,6 +391,9 @@ impl Log {
         // it isn't joined.
         self.reader.take();
         let text = self.text.lock().expect("no panic under the lock");
-        eprintln!("--- the node's log ---\n{}---", String::from_utf8_lossy(&text));
+        eprintln!(
+            "--- the node's log ---\n{}---",
+            String::from_utf8_lossy(&text)
+        );
     }
 }

@@ -1,0 +1,601 @@
+//! Functions that mean harm: each is contained, each gets an error that tells the truth, its next
+//! call works, and its neighbours don't notice.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::http::Response;
+use crate::support::{Function, Node, eventually, javascript, node, python};
+
+/// How long the neighbour may take to answer while a function rages. The sandboxes share two
+/// cores with the tests.
+const NEIGHBOUR_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// A node with a well-behaved function on it.
+fn street() -> Node {
+    let node = node().start();
+    node.create(&python(
+        "neighbour",
+        "def handler(params, context):\n    return 'fine'\n",
+    ));
+    assert_eq!(node.invoke("neighbour", json!({})).result(), "fine");
+    node
+}
+
+/// A Python function that does `attack` unless told to behave.
+fn rogue(name: &str, attack: &str) -> Function {
+    let attack = attack.replace('\n', "\n    ");
+    python(
+        name,
+        &format!(
+            "import ctypes, os, signal, sys, threading, time\n\
+             def handler(params, context):\n    \
+                 if params.get('behave'):\n        \
+                     return 'fine'\n    \
+                 {attack}\n"
+        ),
+    )
+    .timeout(20.0)
+}
+
+/// A Node.js function that does `attack` unless told to behave.
+fn rogue_js(name: &str, attack: &str) -> Function {
+    javascript(
+        name,
+        &format!(
+            "module.exports = async (params) => {{\n  if (params.behave) return 'fine';\n  {attack}\n}};\n"
+        ),
+    )
+    .timeout(20.0)
+}
+
+/// Lets the function loose, and checks that the neighbour answers all the while, that the next call
+/// works, and that nothing stays occupied. Gives the reply to the harmful call.
+#[track_caller]
+fn unleash(node: &Node, function: &Function, request: &Value) -> Response {
+    let name = &function.name;
+    node.create(function);
+    let is_over = AtomicBool::new(false);
+    let reply = thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let started = Instant::now();
+                assert_eq!(node.invoke("neighbour", json!({})).result(), "fine");
+                let took = started.elapsed();
+                assert!(
+                    took < NEIGHBOUR_TIME_MAX,
+                    "{name} held up its neighbour for {took:?}"
+                );
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let reply = node.try_invoke(name, request);
+        is_over.store(true, Ordering::Relaxed);
+        watch.join().expect("the neighbour noticed");
+        reply.unwrap_or_else(|error| panic!("{name}: {error}"))
+    });
+    assert_eq!(
+        node.invoke(name, json!({ "behave": true })).result(),
+        "fine",
+        "the next call"
+    );
+    eventually("no memory in use", || {
+        (node.busy_memory() == 0).then_some(())
+    });
+    reply
+}
+
+/// As [`unleash`], for a function that must end in an error that says one of `truths`.
+#[track_caller]
+fn contained(node: &Node, function: &Function, truths: &[&str]) {
+    let reply = unleash(
+        node,
+        function,
+        &json!({ "Params": {}, "ReturnOutput": true }),
+    );
+    assert!(reply.status >= 500, "{}: {}", function.name, reply.shown());
+    let problem = reply.problem(&[]);
+    let detail = problem["detail"]
+        .as_str()
+        .unwrap_or_default()
+        .to_lowercase();
+    assert!(
+        truths.iter().any(|truth| detail.contains(truth)),
+        "{}: none of {truths:?} in {problem}",
+        function.name
+    );
+}
+
+/// As [`unleash`], for a function that reports what it achieved: nothing.
+#[track_caller]
+fn in_vain(node: &Node, function: &Function, params: Value) {
+    let reply = unleash(node, function, &json!({ "Params": params }));
+    assert_eq!(reply.result(), json!([]), "{} got through", function.name);
+}
+
+#[test]
+fn a_fork_bomb_goes_off_in_its_sandbox() {
+    let node = street();
+    let words = [
+        "process",
+        "resource temporarily unavailable",
+        "fork",
+        "time",
+    ];
+    contained(&node, &rogue("bomb", "while True: os.fork()"), &words);
+    let stubborn = "while True:\n    try: os.fork()\n    except OSError: pass";
+    contained(
+        &node,
+        &rogue("stubborn", stubborn).timeout(2.0),
+        &["process", "time"],
+    );
+    let threads = "while True: threading.Thread(target=time.sleep, args=(100,)).start()";
+    contained(
+        &node,
+        &rogue("threads", threads),
+        &["thread", "process", "memory"],
+    );
+    let spawn = "const { spawn } = require('child_process');\n\
+                 for (;;) { spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000)']); \
+                 await new Promise((next) => setTimeout(next, 1)); }";
+    let words = ["process", "eagain", "memory", "time"];
+    contained(&node, &rogue_js("spawner", spawn).timeout(5.0), &words);
+}
+
+#[test]
+fn a_memory_bomb_is_named_as_such() {
+    let node = street();
+    let bomb = "held = []\nwhile True: held.append(bytearray(1 << 20))";
+    contained(&node, &rogue("bomb", bomb), &["memory"]);
+    let bomb = "const held = [];\n  for (;;) held.push(Buffer.alloc(1 << 20, 1));";
+    contained(&node, &rogue_js("bomb-js", bomb), &["memory"]);
+    let heap =
+        "const held = [];\n  for (;;) held.push(new Array(10000).fill({}).map(() => ({ a: [] })));";
+    contained(&node, &rogue_js("heap-js", heap), &["memory"]);
+    // In a child, which the kernel may pick to be killed.
+    let child = "pid = os.fork()\n\
+                 if pid == 0:\n    held = []\n    while True: held.append(bytearray(1 << 20))\n\
+                 os.waitpid(pid, 0)\nraise RuntimeError('the child ran out of memory')";
+    contained(&node, &rogue("in-a-child", child), &["memory"]);
+    // Files in memory count.
+    let disk = "with open('/tmp/big', 'wb') as f:\n    while True: f.write(bytes(1 << 20))";
+    contained(&node, &rogue("tmp", disk), &["memory", "space"]);
+}
+
+#[test]
+fn an_endless_loop_ends_at_its_time_limit() {
+    let node = street();
+    for function in [
+        rogue("loop", "while True: pass"),
+        rogue(
+            "deaf",
+            "while True:\n    try: time.sleep(60)\n    except BaseException: pass",
+        ),
+        rogue("stopped", "os.kill(os.getpid(), signal.SIGSTOP)"),
+        rogue_js("loop-js", "for (;;);"),
+        rogue_js("never-js", "await new Promise(() => {});"),
+    ] {
+        let started = Instant::now();
+        let function = function.timeout(1.0);
+        let reply = unleash(&node, &function, &json!({ "Params": {} }));
+        assert!(reply.status >= 500, "{}", reply.shown());
+        reply.problem(&["1 s", "time"]);
+        assert!(
+            started.elapsed() < Duration::from_secs(8),
+            "took {:?}",
+            started.elapsed()
+        );
+    }
+}
+
+#[test]
+fn endless_output_fills_neither_the_node_nor_the_reply() {
+    let node = street();
+    let print = "while True: print('x' * 1000)";
+    contained(&node, &rogue("print", print).timeout(2.0), &["time"]);
+    let write = "while True: os.write(1, b'x' * 65536)";
+    contained(&node, &rogue("write", write).timeout(2.0), &["time"]);
+    let log = "for (;;) console.log('x'.repeat(1000));";
+    contained(&node, &rogue_js("log", log).timeout(2.0), &["time"]);
+    let resident = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
+    let peak: u64 = resident
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("VmHWM:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse()
+                .ok()
+        })
+        .expect("a peak of memory");
+    assert!(peak < 256 << 10, "the node grew to {peak} kB");
+    // Output that does end is cut, and says so.
+    for function in [
+        rogue("much", "for _ in range(4000): print('x' * 1000)\nreturn 1"),
+        rogue_js(
+            "much-js",
+            "for (let n = 0; n < 4000; n++) console.log('x'.repeat(1000)); return 1;",
+        ),
+    ] {
+        let reply = unleash(
+            &node,
+            &function,
+            &json!({ "Params": {}, "ReturnOutput": true }),
+        );
+        assert_eq!(reply.result(), json!(1));
+        let output = reply.field("Output");
+        let output = output.as_str().expect("a string");
+        assert!(
+            (1 << 19..=(1 << 20) + 1000).contains(&output.len()),
+            "{} bytes",
+            output.len()
+        );
+        let last = output.trim_end().lines().next_back().unwrap_or_default();
+        assert!(
+            !last.starts_with("xxx"),
+            "the last line doesn't say that output was cut"
+        );
+    }
+}
+
+#[test]
+fn a_result_too_large_to_send_is_an_error() {
+    let node = street();
+    let function = rogue("large", "return 'x' * (100 << 20)").memory(900);
+    contained(
+        &node,
+        &function,
+        &["large", "limit", "mib", "mb", "bytes", "memory"],
+    );
+}
+
+#[test]
+fn a_function_that_exits_is_said_to_have_exited() {
+    let node = street();
+    contained(
+        &node,
+        &rogue("exit", "os._exit(3)"),
+        &["status 3", "code 3"],
+    );
+    contained(&node, &rogue("sys-exit", "sys.exit(4)"), &["exit"]);
+    contained(&node, &rogue("zero", "os._exit(0)"), &["exited"]);
+    contained(
+        &node,
+        &rogue_js("exit-js", "process.exit(5);"),
+        &["status 5", "code 5"],
+    );
+    let later = "setTimeout(() => process.exit(6), 10); await new Promise(() => {});";
+    contained(&node, &rogue_js("later-js", later), &["status 6", "code 6"]);
+    let thrown = "setTimeout(() => { throw new Error('boom') }, 10); await new Promise(() => {});";
+    contained(
+        &node,
+        &rogue_js("thrown-js", thrown).timeout(5.0),
+        &["boom", "exited"],
+    );
+}
+
+#[test]
+fn a_function_that_kills_itself_is_said_to_have_been_killed() {
+    let node = street();
+    let words = ["signal 9", "sigkill", "killed"];
+    contained(
+        &node,
+        &rogue(
+            "self",
+            "os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(9)",
+        ),
+        &words,
+    );
+    contained(
+        &node,
+        &rogue("all", "os.kill(-1, signal.SIGKILL)\nos._exit(3)"),
+        &["signal", "kill", "status 3"],
+    );
+    contained(
+        &node,
+        &rogue("crash", "ctypes.string_at(0)"),
+        &["signal 11", "sigsegv", "segmentation"],
+    );
+    contained(
+        &node,
+        &rogue("abort", "os.abort()"),
+        &["signal 6", "sigabrt", "abort"],
+    );
+}
+
+#[test]
+fn killing_the_parent_does_not_free_a_function() {
+    let node = street();
+    // Process 1 of the sandbox can't be signalled by its children, or takes the sandbox with it.
+    let attack =
+        "try: os.kill(1, signal.SIGKILL)\nexcept OSError: pass\ntime.sleep(0.2)\nreturn []";
+    let reply = unleash(&node, &rogue("patricide", attack), &json!({ "Params": {} }));
+    if reply.status != 200 {
+        reply.expect(500).problem(&[]);
+    }
+}
+
+#[test]
+fn code_that_does_not_load_says_why() {
+    let node = street();
+    let broken = [
+        ("syntax", "def handler(:\n", "syntax"),
+        (
+            "import",
+            "import nothing_of_that_name\ndef handler(p, c): pass\n",
+            "nothing_of_that_name",
+        ),
+        ("raises", "raise RuntimeError('at import')\n", "at import"),
+        ("missing", "def other(p, c): pass\n", "handler"),
+        ("exits", "import os\nos._exit(7)\n", "7"),
+        ("no-function", "handler = 3\n", "handler"),
+    ];
+    for (name, source, word) in broken {
+        node.create(&python(name, source));
+        for _ in 0..2 {
+            node.invoke(name, json!({})).expect(500).problem(&[word]);
+        }
+    }
+    for (name, source, word) in [
+        ("syntax-js", "module.exports = (;\n", "unexpected"),
+        (
+            "import-js",
+            "require('nothing-of-that-name');\n",
+            "nothing-of-that-name",
+        ),
+        ("no-function-js", "module.exports = 3;\n", "function"),
+    ] {
+        node.create(&javascript(name, source));
+        node.invoke(name, json!({})).expect(500).problem(&[word]);
+    }
+    let python_without_file = python("no-file", "").handler("other.handler");
+    node.create(&python_without_file);
+    node.invoke("no-file", json!({}))
+        .expect(500)
+        .problem(&["other"]);
+    eventually("its memory is free", || {
+        (node.status()["FreeMemory"] == 1024 - 128).then_some(())
+    });
+    assert_eq!(node.invoke("neighbour", json!({})).result(), "fine");
+}
+
+#[test]
+fn code_that_never_finishes_loading_is_given_up() {
+    let node = node().set("sandbox.start_timeout", 2).start();
+    node.create(&python("sleepy", "import time\ntime.sleep(1000)\n"));
+    let started = Instant::now();
+    let reply = node.invoke("sleepy", json!({}));
+    assert!(reply.status >= 500, "{}", reply.shown());
+    reply.problem(&["2 s"]);
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "took {:?}",
+        started.elapsed()
+    );
+    eventually("its memory is free", || {
+        (node.status()["FreeMemory"] == 1024).then_some(())
+    });
+}
+
+#[test]
+fn what_a_call_leaves_running_is_not_heard_in_the_next() {
+    let node = street();
+    let ghost = "def haunt():\n    while True:\n        print('ghost', flush=True)\n        time.sleep(0.01)\n\
+                 threading.Thread(target=haunt).start()\nprint('mine')\nreturn []";
+    let listen = |name: &str| {
+        let body = json!({ "Params": { "behave": true }, "ReturnOutput": true });
+        for _ in 0..20 {
+            let reply = node.post(&format!("/invoke/{name}"), &body);
+            assert_eq!(reply.result(), "fine");
+            assert_eq!(
+                reply.field("Output").as_str().unwrap_or_default().trim(),
+                ""
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let ask = json!({ "Params": {}, "ReturnOutput": true });
+    let reply = unleash(&node, &rogue("thread", ghost), &ask);
+    assert!(
+        reply
+            .field("Output")
+            .as_str()
+            .unwrap_or_default()
+            .contains("mine"),
+        "{}",
+        reply.shown()
+    );
+    listen("thread");
+    let interval = "setInterval(() => console.log('ghost'), 5); console.log('mine'); return [];";
+    unleash(&node, &rogue_js("interval", interval), &ask).expect(200);
+    listen("interval");
+    let process = "if os.fork() == 0:\n    while True:\n        os.write(1, b'ghost')\n        time.sleep(0.01)\nreturn []";
+    unleash(&node, &rogue("process", process), &ask).expect(200);
+    listen("process");
+}
+
+#[test]
+fn a_function_reads_nobody_elses_files() {
+    let node = street();
+    let secret = "d0e5-the-secret";
+    node.create(
+        &python("victim", "def handler(p, c):\n    open('/tmp/own', 'w').write(KEY)\n    return 'fine'\n")
+            .file("secret.txt", secret)
+            .file("f.py", &format!("KEY = '{secret}'\ndef handler(p, c):\n    open('/tmp/own', 'w').write(KEY)\n    return 'fine'\n")),
+    );
+    assert_eq!(node.invoke("victim", json!({})).result(), "fine");
+    let snoop = "got = []\n\
+        for path in params['paths']:\n    \
+            try:\n        \
+                got.append([path, (os.listdir if os.path.isdir(path) else lambda p: open(p).read(9))(path)])\n    \
+            except OSError: pass\n\
+        for top in ('/app', '/tmp', '/run', '/var', '/home', '/root', '/mnt', '/srv', '/opt', '/dev/shm', '/.serverledge'):\n    \
+            for folder, _, files in os.walk(top):\n        \
+                for file in files:\n            \
+                    try:\n                \
+                        if params['secret'] in open(os.path.join(folder, file), errors='replace').read(1 << 20):\n                    \
+                            got.append(os.path.join(folder, file))\n            \
+                    except OSError: pass\n\
+        for pid in filter(str.isdigit, os.listdir('/proc')):\n    \
+            try:\n        \
+                if 'SERVERLEDGE_STORAGE_PATH' in open(f'/proc/{pid}/environ').read():\n            \
+                    got.append(f'environment of {pid}')\n    \
+            except OSError: pass\n\
+        if len([pid for pid in os.listdir('/proc') if pid.isdigit()]) > 5: got.append('processes')\n\
+        return got";
+    let paths = [
+        json!("/etc/shadow"),
+        json!("/proc/1/root/etc/shadow"),
+        json!("/proc/kcore"),
+        json!("/dev/mem"),
+        json!(node.storage()),
+        json!(format!("/proc/{}/environ", node.pid())),
+    ];
+    in_vain(
+        &node,
+        &rogue("snoop", snoop),
+        json!({ "paths": paths, "secret": secret }),
+    );
+    // An empty /root gives nothing away.
+    let root = "try: return os.listdir('/root')\nexcept OSError: return []";
+    in_vain(&node, &rogue("root", root), json!({}));
+}
+
+#[test]
+fn a_function_writes_nowhere_but_in_its_tmp() {
+    let node = street();
+    let scribble = "open('/tmp/allowed', 'w').write('x')\n\
+        got = []\n\
+        for folder in ('/', '/app', '/usr', '/usr/bin', '/etc', '/var', '/var/tmp', '/root', '/home', '/run', '/run/serverledge',\n        \
+                       '/.serverledge', '/dev', '/proc/sys/kernel', '/sys', '/sys/fs/cgroup', '/lib', '/bin', '/opt'):\n    \
+            try:\n        \
+                open(folder + '/written', 'w').write('x')\n        \
+                got.append(folder)\n    \
+            except OSError: pass\n\
+        for path in ('/app/f.py', '/.serverledge/shim.py', '/proc/sys/kernel/hostname', '/proc/sysrq-trigger', '/etc/hosts',\n        \
+                     '/proc/1/oom_score_adj', '/proc/1/mem', '/proc/sys/kernel/core_pattern'):\n    \
+            try:\n        \
+                open(path, 'a').write('x')\n        \
+                got.append(path)\n    \
+            except OSError: pass\n\
+        return got";
+    in_vain(&node, &rogue("scribble", scribble), json!({}));
+    // What it wrote in its /tmp isn't the machine's, nor another function's.
+    assert!(!std::path::Path::new("/tmp/allowed").exists());
+    let look = "return [name for name in os.listdir('/tmp') if name == 'allowed']";
+    in_vain(&node, &rogue("look", look), json!({}));
+}
+
+#[test]
+fn a_function_gains_no_power_over_the_kernel() {
+    let node = street();
+    // Every call must fail; those that succeed are returned.
+    let escape = "libc = ctypes.CDLL(None, use_errno=True)\n\
+        got = []\n\
+        def attempt(name, *arguments):\n    \
+            if getattr(libc, name)(*arguments) >= 0: got.append(name + repr(arguments))\n\
+        attempt('mount', b'none', b'/tmp', b'tmpfs', 0, None)\n\
+        attempt('mount', b'/', b'/tmp', None, 4096, None)\n\
+        attempt('umount2', b'/proc', 2)\n\
+        attempt('chroot', b'/tmp')\n\
+        attempt('setuid', 0)\n\
+        attempt('setgid', 0)\n\
+        attempt('setns', 0, 0)\n\
+        attempt('swapon', b'/tmp/x', 0)\n\
+        attempt('sethostname', b'mine', 4)\n\
+        attempt('mknod', b'/tmp/disk', 0o60666, 0x800)\n\
+        for flag in (0x10000000, 0x20000, 0x20000000, 0x40000000, 0x02000000): attempt('unshare', flag)\n\
+        attempt('ptrace', 16, 1, None, None)\n\
+        attempt('ptrace', 0x4206, 1, None, None)\n\
+        child = os.fork()\n\
+        if child == 0:\n    \
+            time.sleep(5)\n    \
+            os._exit(0)\n\
+        attempt('ptrace', 16, child, None, None)\n\
+        os.kill(child, 9)\n\
+        for number in params['numbers']: attempt('syscall', number, 0, 0, 0, 0, 0, 0)\n\
+        if 0 in (os.getuid(), os.geteuid(), os.getgid(), os.getegid()): got.append('root')\n\
+        if 0 in os.getgroups(): got.append('group root')\n\
+        status = dict(line.split(':\\t', 1) for line in open('/proc/self/status').read().splitlines() if ':\\t' in line)\n\
+        for key in ('CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb'):\n    \
+            if int(status[key], 16): got.append(key + status[key])\n\
+        if status['NoNewPrivs'] != '1': got.append('new privileges')\n\
+        if status['Seccomp'] != '2': got.append('no seccomp')\n\
+        return got";
+    // keyctl, add_key, bpf, perf_event_open, userfaultfd, io_uring_setup, init_module, kexec_load,
+    // open_by_handle_at, process_vm_readv.
+    let numbers = if cfg!(target_arch = "aarch64") {
+        json!([219, 217, 280, 241, 282, 425, 105, 104, 265])
+    } else {
+        json!([250, 248, 321, 298, 323, 425, 175, 246, 304])
+    };
+    in_vain(
+        &node,
+        &rogue("escape", escape),
+        json!({ "numbers": numbers }),
+    );
+}
+
+#[test]
+fn a_function_has_no_network() {
+    let node = street();
+    let port = node.address.port();
+    let call = "import socket\n\
+        got = []\n\
+        for host in ('127.0.0.1', '192.0.2.1', '::1'):\n    \
+            try:\n        \
+                socket.create_connection((host, params['port']), timeout=1)\n        \
+                got.append(host)\n    \
+            except OSError: pass\n\
+        return got";
+    in_vain(&node, &rogue("network", call), json!({ "port": port }));
+}
+
+#[test]
+fn a_function_that_breaks_the_protocol_harms_only_itself() {
+    let node = street();
+    let everywhere = |bytes: &str| {
+        format!(
+            "for fd in range(3, 64):\n    \
+                 try: os.write(fd, {bytes})\n    \
+                 except OSError: pass\n\
+             time.sleep(1)\nreturn []"
+        )
+    };
+    for (name, bytes) in [
+        ("rubbish", "b'\\xff' * 4096"),
+        ("huge", "b'\\x7f\\xff\\xff\\xff\\x05\\x00\\x00\\x00\\x00'"),
+        ("empty", "b'\\x00\\x00\\x00\\x00' * 100"),
+        (
+            "deep",
+            "b'\\x00\\x01\\x00\\x05\\x05\\x00\\x00\\xff\\xff' + b'[' * 70000",
+        ),
+        // A result of its own making, before the real one.
+        (
+            "forged",
+            "b'\\x00\\x00\\x00\\x12\\x05\\x00\\x00\\x00\\x0b{\"ok\":true}\"\"'",
+        ),
+        ("half", "b'\\x00\\x00\\x10\\x00\\x05\\x00\\x00'"),
+    ] {
+        let reply = unleash(
+            &node,
+            &rogue(name, &everywhere(bytes)).timeout(3.0),
+            &json!({ "Params": {} }),
+        );
+        assert!(
+            reply.status == 200 || reply.status >= 500,
+            "{name}: {}",
+            reply.shown()
+        );
+    }
+    let close = "os.closerange(0, 256)\nreturn []";
+    let reply = unleash(
+        &node,
+        &rogue("close", close).timeout(3.0),
+        &json!({ "Params": {} }),
+    );
+    assert!(reply.status >= 500, "{}", reply.shown());
+}

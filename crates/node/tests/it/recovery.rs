@@ -1,0 +1,270 @@
+//! A node that is killed, and one that is asked to stop: what was acknowledged is kept, and nothing
+//! is left on the machine.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::machine::{self, Footprint};
+use crate::support::node::{assert_nothing_left, try_invoke};
+use crate::support::{Node, eventually, javascript, node, python};
+
+const ROUNDS: usize = 20;
+const ASYNC_CALLS: usize = 12;
+
+fn register(node: &Node) {
+    let sleep = "import time\ndef handler(params, context):\n    time.sleep(params['s'])\n    return params['n']\n";
+    node.create(&python("py", sleep).memory(64));
+    node.create(&python("many", sleep).memory(64).concurrency(4));
+    let sleep = "module.exports = async (params) => {\n\
+                 await new Promise((done) => setTimeout(done, params.s * 1000));\n\
+                 return params.n;\n};\n";
+    node.create(&javascript("js", sleep).memory(128));
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_and_nothing_left_after_kill_9() {
+    let mut running = node().memory(1024).start();
+    register(&running);
+    let functions = running.functions();
+    assert_eq!(functions.len(), 3);
+    let mut footprints = 0;
+    for round in 0..ROUNDS {
+        let address = running.address;
+        // Sandboxes that work when the node is killed; their callers never hear of it.
+        let callers: Vec<_> = ["py", "many", "js"]
+            .map(|name| {
+                let request = json!({ "Params": { "s": 30, "n": 0 } });
+                thread::spawn(move || drop(try_invoke(address, name, &request)))
+            })
+            .into();
+        let acknowledged: Vec<(String, usize)> = (0..ASYNC_CALLS)
+            .map(|n| {
+                let name = ["py", "many", "js"][n % 3];
+                (
+                    running.invoke_async(name, json!({ "s": 0.02 * (n % 4) as f64, "n": n })),
+                    n,
+                )
+            })
+            .collect();
+        // Some rounds end before any call has begun, some amid them, some after most.
+        match round % 4 {
+            0 => {}
+            1 => drop(eventually("a call that runs", || {
+                (running.busy_memory() > 0).then_some(())
+            })),
+            2 => drop(running.poll(&acknowledged[round % ASYNC_CALLS].0)),
+            _ => thread::sleep(Duration::from_millis(17 * round as u64)),
+        }
+        let footprint = Footprint::of(running.pid(), &running.mark());
+        footprints += footprint.processes();
+        let killed = running.kill9();
+        for caller in callers {
+            caller.join().unwrap();
+        }
+        running = killed.start();
+        let remains = machine::remains_of(&footprint);
+        assert!(
+            remains.is_empty(),
+            "round {round}: still there: {remains:#?}"
+        );
+        let strays = machine::strays(running.pid(), &running.mark());
+        assert!(
+            strays.is_empty(),
+            "round {round}: of the node before: {strays:#?}"
+        );
+        assert_eq!(running.functions(), functions, "round {round}");
+        for (id, n) in &acknowledged {
+            let reply = running.poll(id);
+            assert_eq!(reply.result(), json!(n), "round {round}, {id}");
+        }
+    }
+    assert!(
+        footprints > ROUNDS,
+        "no sandboxes were seen at the killing: {footprints} processes"
+    );
+    let (footprint, mark, storage) = last_seen(&running);
+    assert_nothing_else_in(&storage);
+    let (status, _stopped) = running.stop();
+    assert_eq!(status.code(), Some(0));
+    assert_nothing_left(&mark, &footprint, &storage);
+}
+
+fn last_seen(node: &Node) -> (Footprint, String, std::path::PathBuf) {
+    (
+        Footprint::of(node.pid(), &node.mark()),
+        node.mark(),
+        node.storage(),
+    )
+}
+
+/// The storage holds what one run of the node would: the sandboxes of nodes long gone have no
+/// directory any more.
+#[track_caller]
+fn assert_nothing_else_in(storage: &Path) {
+    let count = |path: &Path| std::fs::read_dir(path).map_or(0, Iterator::count);
+    let entries = std::fs::read_dir(storage).expect("the storage").flatten();
+    for path in entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+    {
+        // Three functions, and not many more sandboxes than fit in the pool.
+        assert!(
+            count(&path) <= 40,
+            "{} entries in {}",
+            count(&path),
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn functions_are_kept_from_the_moment_they_are_acknowledged() {
+    let mut running = node().start();
+    let mut expected = BTreeSet::new();
+    for round in 0..5 {
+        for n in 0..10 {
+            let name = format!("f{round}-{n}");
+            running.create(&python(
+                &name,
+                &format!("def handler(p, c):\n    return '{name}'\n"),
+            ));
+            expected.insert(name);
+        }
+        let gone = format!("f{round}-0");
+        running
+            .post("/delete", &json!({ "Name": gone }))
+            .expect(200);
+        expected.remove(&gone);
+        running = running.kill9().start();
+        assert_eq!(
+            running.functions(),
+            Vec::from_iter(expected.clone()),
+            "round {round}"
+        );
+        let name = format!("f{round}-9");
+        assert_eq!(running.invoke(&name, json!({})).result(), name);
+    }
+}
+
+#[test]
+fn results_outlive_the_node_that_made_them() {
+    let running = node().start();
+    register(&running);
+    let id = running.invoke_async("py", json!({ "s": 0, "n": 7 }));
+    let before = running.poll(&id);
+    let running = running.kill9().start();
+    assert_eq!(
+        running.get(&format!("/poll/{id}")).expect(200).body,
+        before.body
+    );
+}
+
+#[test]
+fn a_call_that_kills_its_node_again_and_again_is_given_up() {
+    let mut running = node().start();
+    register(&running);
+    let poison = running.invoke_async("py", json!({ "s": 30, "n": 1 }));
+    let mut restarts = 0;
+    // Every restart finds the call unfinished; the node must not try for ever.
+    let reply = loop {
+        let reply = running.get(&format!("/poll/{poison}"));
+        if reply.status == 200 {
+            break reply;
+        }
+        assert!(restarts < 15, "still tried after {restarts} restarts");
+        let done = eventually("the call runs again, or is given up", || {
+            let reply = running.get(&format!("/poll/{poison}"));
+            (reply.status == 200 || running.busy_memory() > 0).then_some(reply.status == 200)
+        });
+        if !done {
+            running = running.kill9().start();
+            restarts += 1;
+        }
+    };
+    assert_eq!(reply.field("Success"), false);
+    let id = running.invoke_async("py", json!({ "s": 0, "n": 2 }));
+    assert_eq!(running.poll(&id).result(), json!(2));
+}
+
+#[test]
+fn sigterm_and_sigint_let_running_calls_end_and_leave_nothing() {
+    for signal in ["TERM", "INT"] {
+        let mut running = node().start();
+        register(&running);
+        // Idle sandboxes as well as busy ones.
+        running.invoke("js", json!({ "s": 0, "n": 1 })).expect(200);
+        let address = running.address;
+        let caller = thread::spawn(move || {
+            try_invoke(address, "py", &json!({ "Params": { "s": 1.5, "n": 5 } }))
+        });
+        eventually("a call that runs", || {
+            (running.busy_memory() > 0).then_some(())
+        });
+        let (footprint, mark, storage) = last_seen(&running);
+        assert!(footprint.processes() >= 2, "{footprint:?}");
+        running.signal(signal);
+        assert_eq!(running.wait().code(), Some(0), "after SIG{signal}");
+        let reply = caller
+            .join()
+            .unwrap()
+            .expect("the call that ran was answered");
+        assert_eq!(reply.result(), json!(5));
+        assert_nothing_left(&mark, &footprint, &storage);
+        assert!(
+            !storage.join("api.address").exists(),
+            "the address of a node that is gone"
+        );
+    }
+}
+
+#[test]
+fn a_call_that_will_not_end_does_not_hold_up_the_shutdown() {
+    let running = node().set("shutdown.drain", 1).start();
+    register(&running);
+    let address = running.address;
+    let caller =
+        thread::spawn(move || try_invoke(address, "py", &json!({ "Params": { "s": 50, "n": 5 } })));
+    eventually("a call that runs", || {
+        (running.busy_memory() > 0).then_some(())
+    });
+    let id = running.invoke_async("many", json!({ "s": 3, "n": 6 }));
+    let (footprint, mark, storage) = last_seen(&running);
+    let started = std::time::Instant::now();
+    let (status, stopped) = running.stop();
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "took {:?}",
+        started.elapsed()
+    );
+    assert_eq!(status.code(), Some(0));
+    if let Ok(reply) = caller.join().unwrap() {
+        assert!(reply.status >= 500, "{}", reply.shown());
+    }
+    assert_nothing_left(&mark, &footprint, &storage);
+    // The async call was acknowledged: the next node makes it.
+    let running = stopped.start();
+    assert_eq!(running.poll(&id).result(), json!(6));
+}
+
+#[test]
+fn two_nodes_do_not_share_a_storage() {
+    let first = node().start();
+    register(&first);
+    let again = first.builder();
+    let outcome = std::process::Command::new(env!("CARGO_BIN_EXE_serverledge"))
+        .env("SERVERLEDGE_API_PORT", "0")
+        .env("SERVERLEDGE_STORAGE_PATH", again.storage_path())
+        .output()
+        .expect("running the second node");
+    assert!(!outcome.status.success());
+    assert!(!outcome.stderr.is_empty(), "it says why");
+    // The first still works, with its sandboxes.
+    assert_eq!(
+        first.invoke("py", json!({ "s": 0, "n": 3 })).result(),
+        json!(3)
+    );
+}
