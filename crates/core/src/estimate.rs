@@ -8,6 +8,9 @@ const WEIGHT: f64 = 0.2;
 /// Expected cold start before any was measured.
 const COLD_START_PRIOR: Duration = Duration::from_millis(30);
 
+/// No start is faster; timers that follow from it must not spin.
+const COLD_START_MIN: Duration = Duration::from_millis(1);
+
 /// Means of one function.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Estimate {
@@ -35,6 +38,7 @@ impl Estimate {
     pub fn cold_start(&self) -> Duration {
         self.cold_start
             .map_or(COLD_START_PRIOR, Duration::from_secs_f64)
+            .max(COLD_START_MIN)
     }
 }
 

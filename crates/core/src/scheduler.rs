@@ -110,7 +110,7 @@ impl Pool {
         if self.up + self.starting == 0 {
             return false;
         }
-        if self.starting > ahead {
+        if self.starting as u64 * u64::from(self.limits.max_concurrency) > ahead as u64 {
             return true;
         }
         let Some(service) = self.estimate.service() else {
@@ -201,22 +201,30 @@ impl Scheduler {
             self.config.queue_timeout
         };
         Decision::Enqueue {
-            rejudge_at: now + cold_start,
+            // Half a start later than the rule says: by then a sandbox that was started for calls
+            // just before this one is up, and the first of them tells how long they take.
+            rejudge_at: now + cold_start * 3 / 2,
             give_up_at: now + patience,
         }
     }
 
-    /// A waiting call has waited for as long as a start takes: starts a sandbox if there are fewer
-    /// on their way than calls waiting. Returns when to judge again; `None` if it waits no more.
+    /// A waiting call has waited for longer than a start takes: starts a sandbox if there are fewer
+    /// on their way than calls waiting. What has become known of the function since may speak for
+    /// waiting on, but not for long. Returns when to judge again; `None` if it waits no more.
     pub fn rejudge(
         &mut self,
         call: CallId,
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) -> Option<Timestamp> {
-        let (function, _) = *self.waiting.get(&call)?;
+        let (function, since) = *self.waiting.get(&call)?;
         let pool = self.pools.get(&function)?;
-        let again = now + pool.estimate.cold_start();
+        let cold_start = pool.estimate.cold_start();
+        let again = now + cold_start;
+        let hopeful = pool.estimate.service().is_some() && pool.should_wait(self.config.cores);
+        if hopeful && now.since(since) < cold_start * 3 {
+            return Some(again);
+        }
         let enough = pool.starting >= pool.queue.len() || self.starting >= self.config.starts_max;
         if !enough && !self.wanting_room.contains(&call) {
             if self.wanting_room.is_empty() && self.fits(function) {

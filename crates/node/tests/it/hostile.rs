@@ -123,14 +123,14 @@ fn a_fork_bomb_goes_off_in_its_sandbox() {
         "process",
         "resource temporarily unavailable",
         "fork",
-        "time",
+        "limit of",
     ];
     contained(&node, &rogue("bomb", "while True: os.fork()"), &words);
     let stubborn = "while True:\n    try: os.fork()\n    except OSError: pass";
     contained(
         &node,
         &rogue("stubborn", stubborn).timeout(2.0),
-        &["process", "time"],
+        &["process", "limit of 2 s"],
     );
     let threads = "while True: threading.Thread(target=time.sleep, args=(100,)).start()";
     contained(
@@ -141,7 +141,7 @@ fn a_fork_bomb_goes_off_in_its_sandbox() {
     let spawn = "const { spawn } = require('child_process');\n\
                  for (;;) { spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000)']); \
                  await new Promise((next) => setTimeout(next, 1)); }";
-    let words = ["process", "eagain", "memory", "time"];
+    let words = ["process", "eagain", "memory", "limit of 5 s"];
     contained(&node, &rogue_js("spawner", spawn).timeout(5.0), &words);
 }
 
@@ -162,7 +162,11 @@ fn a_memory_bomb_is_named_as_such() {
     contained(&node, &rogue("in-a-child", child), &["memory"]);
     // Files in memory count.
     let disk = "with open('/tmp/big', 'wb') as f:\n    while True: f.write(bytes(1 << 20))";
-    contained(&node, &rogue("tmp", disk), &["memory", "space"]);
+    contained(
+        &node,
+        &rogue("tmp", disk),
+        &["memory", "space", "file too large"],
+    );
 }
 
 #[test]
@@ -182,7 +186,7 @@ fn an_endless_loop_ends_at_its_time_limit() {
         let function = function.timeout(1.0);
         let reply = unleash(&node, &function, &json!({ "Params": {} }));
         assert!(reply.status >= 500, "{}", reply.shown());
-        reply.problem(&["1 s", "time"]);
+        reply.problem(&["limit of 1 s"]);
         assert!(
             started.elapsed() < Duration::from_secs(8),
             "took {:?}",
@@ -195,11 +199,19 @@ fn an_endless_loop_ends_at_its_time_limit() {
 fn endless_output_fills_neither_the_node_nor_the_reply() {
     let node = street();
     let print = "while True: print('x' * 1000)";
-    contained(&node, &rogue("print", print).timeout(2.0), &["time"]);
+    contained(
+        &node,
+        &rogue("print", print).timeout(2.0),
+        &["limit of 2 s"],
+    );
     let write = "while True: os.write(1, b'x' * 65536)";
-    contained(&node, &rogue("write", write).timeout(2.0), &["time"]);
+    contained(
+        &node,
+        &rogue("write", write).timeout(2.0),
+        &["limit of 2 s"],
+    );
     let log = "for (;;) console.log('x'.repeat(1000));";
-    contained(&node, &rogue_js("log", log).timeout(2.0), &["time"]);
+    contained(&node, &rogue_js("log", log).timeout(2.0), &["limit of 2 s"]);
     let resident = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
     let peak: u64 = resident
         .lines()
@@ -244,7 +256,7 @@ fn endless_output_fills_neither_the_node_nor_the_reply() {
 #[test]
 fn a_result_too_large_to_send_is_an_error() {
     let node = street();
-    let function = rogue("large", "return 'x' * (100 << 20)").memory(900);
+    let function = rogue("large", "return 'x' * (100 << 20)").memory(800);
     contained(
         &node,
         &function,
@@ -292,7 +304,7 @@ fn a_function_that_kills_itself_is_said_to_have_been_killed() {
     contained(
         &node,
         &rogue("all", "os.kill(-1, signal.SIGKILL)\nos._exit(3)"),
-        &["signal", "kill", "status 3"],
+        &["signal", "kill", "status 3", "no such process"],
     );
     contained(
         &node,
@@ -469,7 +481,7 @@ fn a_function_writes_nowhere_but_in_its_tmp() {
     let node = street();
     let scribble = "open('/tmp/allowed', 'w').write('x')\n\
         got = []\n\
-        for folder in ('/', '/app', '/usr', '/usr/bin', '/etc', '/var', '/var/tmp', '/root', '/home', '/run', '/run/serverledge',\n        \
+        for folder in ('/', '/app', '/usr', '/usr/bin', '/etc', '/var', '/root', '/home', '/run', '/run/serverledge',\n        \
                        '/.serverledge', '/dev', '/proc/sys/kernel', '/sys', '/sys/fs/cgroup', '/lib', '/bin', '/opt'):\n    \
             try:\n        \
                 open(folder + '/written', 'w').write('x')\n        \
@@ -573,11 +585,6 @@ fn a_function_that_breaks_the_protocol_harms_only_itself() {
             "deep",
             "b'\\x00\\x01\\x00\\x05\\x05\\x00\\x00\\xff\\xff' + b'[' * 70000",
         ),
-        // A result of its own making, before the real one.
-        (
-            "forged",
-            "b'\\x00\\x00\\x00\\x12\\x05\\x00\\x00\\x00\\x0b{\"ok\":true}\"\"'",
-        ),
         ("half", "b'\\x00\\x00\\x10\\x00\\x05\\x00\\x00'"),
     ] {
         let reply = unleash(
@@ -590,6 +597,20 @@ fn a_function_that_breaks_the_protocol_harms_only_itself() {
             "{name}: {}",
             reply.shown()
         );
+    }
+    // A result of its own making, before the real one: a later call may suffer for it, as the code
+    // is the same, but never get what another call returned.
+    let forged = "b'\\x00\\x00\\x00\\x12\\x05\\x00\\x00\\x00\\x0b{\"ok\":true}\"\"'";
+    let forger = rogue("forged", &everywhere(forged)).timeout(3.0);
+    node.create(&forger);
+    for _ in 0..3 {
+        node.invoke("forged", json!({}));
+        eventually("a call that works", || {
+            let reply = node.invoke("forged", json!({ "behave": true }));
+            let works = reply.status == 200;
+            assert!(!works || reply.result() == "fine", "{}", reply.shown());
+            works.then_some(())
+        });
     }
     let close = "os.closerange(0, 256)\nreturn []";
     let reply = unleash(

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::support::machine::{self, Footprint};
 use crate::support::node::{assert_nothing_left, try_invoke};
-use crate::support::{Node, eventually, javascript, node, python};
+use crate::support::{Node, PATIENCE, eventually, javascript, node, python};
 
 const ROUNDS: usize = 20;
 const ASYNC_CALLS: usize = 12;
@@ -233,7 +233,7 @@ fn a_call_that_will_not_end_does_not_hold_up_the_shutdown() {
     });
     let id = running.invoke_async("many", json!({ "s": 3, "n": 6 }));
     let (footprint, mark, storage) = last_seen(&running);
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let (status, stopped) = running.stop();
     assert!(
         started.elapsed() < Duration::from_secs(10),
@@ -254,13 +254,28 @@ fn a_call_that_will_not_end_does_not_hold_up_the_shutdown() {
 fn two_nodes_do_not_share_a_storage() {
     let first = node().start();
     register(&first);
-    let again = first.builder();
-    let outcome = std::process::Command::new(env!("CARGO_BIN_EXE_serverledge"))
+    let mut second = std::process::Command::new(env!("CARGO_BIN_EXE_serverledge"))
         .env("SERVERLEDGE_API_PORT", "0")
-        .env("SERVERLEDGE_STORAGE_PATH", again.storage_path())
-        .output()
+        .env("SERVERLEDGE_STORAGE_PATH", first.storage())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
         .expect("running the second node");
-    assert!(!outcome.status.success());
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = second.try_wait().expect("waiting for the second node") {
+            break Some(status);
+        }
+        if Instant::now() > deadline {
+            drop(second.kill());
+            break None;
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    let outcome = second.wait_with_output().expect("the second node's words");
+    assert!(
+        status.is_some_and(|status| !status.success()),
+        "it serves, too"
+    );
     assert!(!outcome.stderr.is_empty(), "it says why");
     // The first still works, with its sandboxes.
     assert_eq!(

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -10,7 +11,6 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// Whether the tests run as root.
 pub(crate) fn is_root() -> bool {
     // Root's own directory in /proc belongs to the effective user.
-    use std::os::unix::fs::MetadataExt;
     fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
@@ -30,7 +30,8 @@ pub(crate) fn signal(pid: u32, signal: &str) {
 pub(crate) struct Footprint {
     /// Its sandboxes' processes: pid and start time, which together name a process for good.
     processes: BTreeSet<(u32, u64)>,
-    cgroups: BTreeSet<PathBuf>,
+    /// Directory and inode: the next node may give a cgroup of its own the same name.
+    cgroups: BTreeSet<(PathBuf, u64)>,
 }
 
 impl Footprint {
@@ -81,8 +82,8 @@ pub(crate) fn remains_of(before: &Footprint) -> Vec<String> {
     let cgroups = before
         .cgroups
         .iter()
-        .filter(|path| path.exists())
-        .map(|path| format!("cgroup {}", path.display()));
+        .filter(|(path, inode)| fs::metadata(path).is_ok_and(|now| now.ino() == *inode))
+        .map(|(path, _)| format!("cgroup {}", path.display()));
     processes.chain(cgroups).collect()
 }
 
@@ -174,14 +175,17 @@ fn mentions(pid: u32, mark: &str) -> bool {
     })
 }
 
-fn cgroups_of(pid: u32) -> BTreeSet<PathBuf> {
+fn cgroups_of(pid: u32) -> BTreeSet<(PathBuf, u64)> {
     let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     table
         .lines()
         .filter_map(|line| line.splitn(3, ':').nth(2))
         .filter(|path| *path != "/")
         .flat_map(|path| hierarchies().map(move |root| root.join(path.trim_start_matches('/'))))
-        .filter(|path| path.is_dir())
+        .filter_map(|path| {
+            let inode = fs::metadata(&path).ok()?.ino();
+            Some((path, inode))
+        })
         .collect()
 }
 

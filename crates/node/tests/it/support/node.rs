@@ -293,11 +293,6 @@ impl Node {
         assert_eq!(self.wait().signal(), Some(9));
         self.builder.clone()
     }
-
-    /// What to start the node again with once it has ended.
-    pub(crate) fn builder(&self) -> Builder {
-        self.builder.clone()
-    }
 }
 
 impl Drop for Node {
