@@ -107,7 +107,8 @@ impl Pool {
     /// Whether the next call should wait for a sandbox that is there or on its way.
     fn should_wait(&self, cores: usize) -> bool {
         let ahead = self.queue.len();
-        if self.up + self.starting == 0 {
+        // Idle ones that were not taken lack CPU: nothing here will free it.
+        if self.working() == 0 {
             return false;
         }
         if self.starting as u64 * u64::from(self.limits.max_concurrency) > ahead as u64 {
@@ -125,6 +126,11 @@ impl Pool {
             wait += cold_start / 2;
         }
         wait < cold_start
+    }
+
+    /// Sandboxes that will take a waiting call by themselves, sooner or later.
+    fn working(&self) -> usize {
+        self.up - self.idle.len() + self.starting
     }
 
     fn is_unused(&self) -> bool {
@@ -178,8 +184,13 @@ impl Scheduler {
         }
         let cold_start = pool.estimate.cold_start();
         let wait = pool.should_wait(self.config.cores) || self.starting >= self.config.starts_max;
+        let idle_or_none = pool.working() == 0;
         if wait && (patient || pool.queue.len() < self.config.wait_capacity) {
             self.enqueue(call, function, now);
+            if idle_or_none {
+                // It waits for its turn to start: somebody's start must end first.
+                self.wanting_room.insert(call);
+            }
         } else if !wait && self.wanting_room.is_empty() && self.fits(function) {
             self.enqueue(call, function, now);
             self.create(function, false, now, actions);
@@ -531,7 +542,7 @@ impl Scheduler {
     fn settle(&mut self, function: FunctionId, now: Timestamp, actions: &mut Vec<Action>) {
         self.give_idle_to_waiting(function, actions);
         let orphaned = self.pools.get(&function).and_then(|pool| {
-            let nothing_comes = pool.up + pool.starting == 0;
+            let nothing_comes = pool.working() == 0;
             pool.queue.front().copied().filter(|_| nothing_comes)
         });
         self.wanting_room.extend(orphaned);

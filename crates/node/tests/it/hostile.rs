@@ -146,6 +146,27 @@ fn a_fork_bomb_goes_off_in_its_sandbox() {
 }
 
 #[test]
+fn a_child_that_returns_from_the_handler_answers_nobody() {
+    let node = street();
+    // Parent and child both come back from the handler, the child when the call is long over.
+    let twins = "child = os.fork() == 0\nif child: time.sleep(params['s'])\nreturn [] if not child else ['child']";
+    for seconds in [0.0, 0.05, 0.3] {
+        node.create(&rogue("twins", twins));
+        assert_eq!(
+            node.invoke("twins", json!({ "s": seconds })).result(),
+            json!([])
+        );
+        for _ in 0..20 {
+            let reply = node.invoke("twins", json!({ "behave": true }));
+            assert_eq!(reply.result(), "fine", "a child {seconds} s old spoke up");
+            thread::sleep(Duration::from_millis(25));
+        }
+        node.post("/delete", &json!({ "Name": "twins" }))
+            .expect(200);
+    }
+}
+
+#[test]
 fn a_memory_bomb_is_named_as_such() {
     let node = street();
     let bomb = "held = []\nwhile True: held.append(bytearray(1 << 20))";
@@ -167,6 +188,31 @@ fn a_memory_bomb_is_named_as_such() {
         &rogue("tmp", disk),
         &["memory", "space", "file too large"],
     );
+}
+
+#[test]
+fn garbage_is_no_memory_bomb() {
+    let node = street();
+    // Little is alive at any time, whatever the collector may think of the machine's memory.
+    let objects = "let n = 0; for (const end = Date.now() + 1500; Date.now() < end; n++) \
+                   { const text = JSON.stringify(new Array(20000).fill({ n })); n += JSON.parse(text).length; } \
+                   return n > 0;";
+    let reply = unleash(
+        &node,
+        &rogue_js("objects", objects),
+        &json!({ "Params": {} }),
+    );
+    assert_eq!(reply.result(), true);
+    let buffers = "for (let n = 0; n < 3000; n++) { Buffer.alloc(1 << 20, 1); if (n % 50 == 0) await null; } return true;";
+    let reply = unleash(
+        &node,
+        &rogue_js("buffers", buffers),
+        &json!({ "Params": {} }),
+    );
+    assert_eq!(reply.result(), true);
+    let held = "keep = [bytearray(1 << 20) for _ in range(60)]\nfor _ in range(300): bytearray(40 << 20)\nreturn True";
+    let reply = unleash(&node, &rogue("python", held), &json!({ "Params": {} }));
+    assert_eq!(reply.result(), true);
 }
 
 #[test]

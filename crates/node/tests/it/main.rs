@@ -12,9 +12,11 @@
 )]
 
 mod r#async;
+mod code;
 mod hostile;
 mod lifecycle;
 mod recovery;
+mod socket;
 mod support;
 mod transcript;
 mod wire;

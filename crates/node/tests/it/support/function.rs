@@ -26,6 +26,11 @@ pub(crate) fn javascript(name: &str, source: &str) -> Function {
     Function::new(name, "nodejs17ng", "f.js").file("f.js", source)
 }
 
+/// A Python function that returns its parameters.
+pub(crate) fn echo(name: &str) -> Function {
+    python(name, "def handler(params, context):\n    return params\n")
+}
+
 impl Function {
     fn new(name: &str, runtime: &'static str, handler: &str) -> Self {
         Self {
