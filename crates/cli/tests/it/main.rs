@@ -1,0 +1,289 @@
+//! The client as a process, against a recorder that answers what the original's recorder answered.
+//!
+//! `data/cli.jsonl` holds what the original's client sent and printed; `data/DIFFERENCES.md` says
+//! where ours differs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+
+use base64::Engine as _;
+use serde_json::Value;
+
+const REPLY: &str = r#"{"Created":"x","Result":"r","n":1}"#;
+
+/// Answers one request with `status` and `body`; hands out the request's line and body.
+fn recorder(status: &str, body: &str) -> (u16, Receiver<(String, String)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, receiver) = mpsc::channel();
+    let (status, body) = (status.to_owned(), body.to_owned());
+    // Ends with the process if no request comes.
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut reader = BufReader::new(stream);
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        let mut length = 0;
+        loop {
+            let mut header = String::new();
+            reader.read_line(&mut header).unwrap();
+            if let Some(value) = header.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if header.trim().is_empty() {
+                break;
+            }
+        }
+        let mut request = vec![0; length];
+        reader.read_exact(&mut request).unwrap();
+        sender
+            .send((line.trim().to_owned(), String::from_utf8(request).unwrap()))
+            .unwrap();
+        let size = body.len();
+        let reply = format!("HTTP/1.1 {status}\r\ncontent-length: {size}\r\n\r\n{body}");
+        reader.get_mut().write_all(reply.as_bytes()).unwrap();
+    });
+    (port, receiver)
+}
+
+fn client(directory: &Path, port: u16, arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_serverledge-cli"))
+        .args(arguments)
+        .current_dir(directory)
+        .env_remove("SERVERLEDGE_HOST")
+        .env("HOME", directory)
+        .env("SERVERLEDGE_PORT", port.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A client that doesn't read its input has closed it: no matter.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+/// The working directory in which the transcript was recorded.
+fn working_directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let work = directory.path().join("w");
+    let write = |name: &str, text: &str| std::fs::write(work.join(name), text).unwrap();
+    std::fs::create_dir_all(work.join("dir/pkg")).unwrap();
+    write("hello.py", "def handler(params, context):\n    return 1\n");
+    write(
+        "dir/main.py",
+        "def handler(params, context):\n    return 1\n",
+    );
+    write("dir/pkg/__init__.py", "");
+    write("dir/pkg/x.py", "x=1\n");
+    write("p.json", r#"{"a": 1, "b": {"c": [1, 2]}}"#);
+    write("bad.json", "{bad");
+    write(
+        "wf.json",
+        r#"{"StartAt":"A","States":{"A":{"Type":"Task","Resource":"hello","End":true}}}"#,
+    );
+    directory
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Names of the files in a base64 archive.
+fn tar_names(encoded: &str) -> Vec<String> {
+    let tar = base64::engine::general_purpose::STANDARD
+        .decode(encoded)
+        .unwrap();
+    let mut archive = tar::Archive::new(&tar[..]);
+    let entries = archive.entries().unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+        .collect();
+    names.sort();
+    names
+}
+
+fn check_body(case: &Value, body: &str) {
+    let sent = &case["sent"][0];
+    let expected = sent["body"].as_str().unwrap();
+    let Some((before, after)) = expected.split_once("${tar}") else {
+        assert_eq!(body, expected, "{case}");
+        return;
+    };
+    assert!(
+        body.starts_with(before) && body.ends_with(after),
+        "{body}\n{case}"
+    );
+    let names = tar_names(&body[before.len()..body.len() - after.len()]);
+    let entries = sent["tar_entries"].as_array().unwrap();
+    let mut expected: Vec<&str> = entries
+        .iter()
+        .map(|entry| entry["name"].as_str().unwrap())
+        .collect();
+    expected.sort_unstable();
+    assert_eq!(names, expected, "{case}");
+}
+
+#[test]
+fn the_originals_commands_send_and_print_the_same() {
+    let directory = working_directory();
+    let work = directory.path().join("w");
+    let transcript = include_str!("../data/cli.jsonl");
+    let mut replayed = 0;
+    for line in transcript.lines() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        // Its server refused: tested below, as the output differs on purpose.
+        if case.get("note").is_some() {
+            continue;
+        }
+        let arguments: Vec<&str> = case["args"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|text| text.as_str().unwrap())
+            .collect();
+        let (port, requests) = recorder("200 OK", REPLY);
+        let output = client(&work, port, &arguments, "");
+        let status = i64::from(output.status.code().unwrap());
+        assert_eq!(
+            status,
+            case["exit"].as_i64().unwrap(),
+            "{case}\n{}",
+            text(&output.stderr)
+        );
+        if status == 0 {
+            let (line, body) = requests.recv().unwrap();
+            assert_eq!(line, case["sent"][0]["line"].as_str().unwrap());
+            check_body(&case, &body);
+            assert_eq!(
+                text(&output.stdout),
+                case["stdout"].as_str().unwrap(),
+                "{case}"
+            );
+        } else {
+            assert!(requests.try_recv().is_err(), "sent although wrong: {case}");
+            assert!(!output.stderr.is_empty(), "no explanation: {case}");
+        }
+        replayed += 1;
+    }
+    assert!(replayed > 30, "only {replayed} cases");
+}
+
+#[test]
+fn a_refusal_is_explained_and_exits_with_2() {
+    let directory = working_directory();
+    let problem = r#"{"title":"function failed","status":500,"detail":"ValueError: boom","stack":"Traceback ...","hint":"mend it"}"#;
+    for arguments in [
+        &["invoke", "-f", "x"][..],
+        &["poll", "--request", "x"],
+        &["list"],
+    ] {
+        let (port, _requests) = recorder("500 Internal Server Error", problem);
+        let output = client(directory.path(), port, arguments, "");
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(output.stdout.is_empty());
+        for part in [
+            "Server response: 500",
+            "ValueError: boom",
+            "Traceback",
+            "mend it",
+        ] {
+            assert!(message.contains(part), "{part} is not in {message}");
+        }
+    }
+}
+
+#[test]
+fn nobody_listening_is_said_with_a_hint() {
+    let directory = working_directory();
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let output = client(directory.path(), free, &["list"], "");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("is a node running there?"));
+}
+
+#[test]
+fn parameters_come_from_input_files_and_typed_values() {
+    let directory = working_directory();
+    let work = directory.path().join("w");
+    for (arguments, input, params) in [
+        (&["-p", "n:=5", "-p", "s:5"][..], "", r#"{"n":5,"s":"5"}"#),
+        (&["-d", "-"], r#"{"a": [1]}"#, r#"{"a":[1]}"#),
+        (&["-d", "@p.json"], "", r#"{"a":1,"b":{"c":[1,2]}}"#),
+        (&["--data", r#"{"x": null}"#], "", r#"{"x":null}"#),
+    ] {
+        let (port, requests) = recorder("200 OK", REPLY);
+        let all = [&["invoke", "-f", "a b/ü"], arguments].concat();
+        let output = client(&work, port, &all, input);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let (line, body) = requests.recv().unwrap();
+        assert_eq!(line, "POST /invoke/a%20b/%C3%BC HTTP/1.1");
+        assert!(
+            body.starts_with(&format!("{{\"Params\":{params},")),
+            "{body}"
+        );
+    }
+}
+
+#[test]
+fn runtime_handler_and_time_limit_are_found() {
+    let directory = working_directory();
+    let (port, requests) = recorder("200 OK", REPLY);
+    let arguments = [
+        "create",
+        "-f",
+        "h",
+        "--src",
+        "./hello.py",
+        "--timeout",
+        "2.5",
+    ];
+    let output = client(&directory.path().join("w"), port, &arguments, "");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let body: Value = serde_json::from_str(&requests.recv().unwrap().1).unwrap();
+    assert_eq!(body["Runtime"], "python314");
+    assert_eq!(body["Handler"], "hello.handler");
+    assert_eq!(body["TimeoutSeconds"], 2.5);
+    assert_eq!(
+        tar_names(body["TarFunctionCode"].as_str().unwrap()),
+        ["hello.py"]
+    );
+}
+
+#[test]
+fn a_wrong_signature_exits_with_4_and_a_missing_source_with_3() {
+    let directory = working_directory();
+    let create = ["create", "-f", "x", "--runtime", "python314"];
+    let with = |more: &[&str]| client(directory.path(), 1, &[&create, more].concat(), "");
+    assert_eq!(
+        with(&["--src", "w/hello.py", "-i", "n:Array[Int]"])
+            .status
+            .code(),
+        Some(4)
+    );
+    assert_eq!(with(&["--src", "missing.py"]).status.code(), Some(3));
+}
+
+#[test]
+fn help_and_completion_go_to_standard_output() {
+    let directory = working_directory();
+    for arguments in [
+        &["--help"][..],
+        &["invoke", "--help"],
+        &["completion", "bash"],
+    ] {
+        let output = client(directory.path(), 1, arguments, "");
+        assert!(output.status.success());
+        assert!(text(&output.stdout).contains("serverledge-cli"));
+    }
+}
