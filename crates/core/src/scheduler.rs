@@ -15,15 +15,16 @@
 //! **Lack of room.** Calls that need a sandbox for which there is no room wait in order of arrival,
 //! across functions: freed room goes to the oldest first, and younger ones don't overtake it.
 
+mod pool;
 mod types;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::pool::Pool;
 pub use self::types::{
     Action, CallId, Decision, DropReason, FunctionId, Limits, Outcome, SandboxId, SchedulerConfig,
 };
-use crate::estimate::Estimate;
 use crate::ledger::{Ledger, Snapshot, micros};
 use crate::time::Timestamp;
 
@@ -42,25 +43,6 @@ pub struct Scheduler {
     wanting_room: BTreeSet<CallId>,
     starting: usize,
     last_sandbox: u64,
-}
-
-/// One function's sandboxes and waiting calls.
-#[derive(Debug)]
-struct Pool {
-    limits: Limits,
-    cpu: u64,
-    /// Idle, newest last.
-    idle: Vec<SandboxId>,
-    /// Busy, with room for another call.
-    open: Vec<SandboxId>,
-    starting: usize,
-    /// Up and not draining: idle or busy.
-    up: usize,
-    queue: VecDeque<CallId>,
-    estimate: Estimate,
-    /// Time that calls have waited although a sandbox could have been started.
-    regret: Duration,
-    retired: bool,
 }
 
 #[derive(Debug)]
@@ -86,56 +68,6 @@ enum State {
     Draining {
         calls: u32,
     },
-}
-
-impl Pool {
-    fn new(limits: &Limits) -> Self {
-        Self {
-            limits: *limits,
-            cpu: micros(limits.cpu),
-            idle: Vec::new(),
-            open: Vec::new(),
-            starting: 0,
-            up: 0,
-            queue: VecDeque::new(),
-            estimate: Estimate::default(),
-            regret: Duration::ZERO,
-            retired: false,
-        }
-    }
-
-    /// Whether the next call should wait for a sandbox that is there or on its way.
-    fn should_wait(&self, cores: usize) -> bool {
-        let ahead = self.queue.len();
-        // Idle ones that were not taken lack CPU: nothing here will free it.
-        if self.working() == 0 {
-            return false;
-        }
-        if self.starting as u64 * u64::from(self.limits.max_concurrency) > ahead as u64 {
-            return true;
-        }
-        let Some(service) = self.estimate.service() else {
-            // Nothing is known: no more starts at once than cores, which they share.
-            return self.starting >= cores;
-        };
-        let slots = (self.up + self.starting) as f64 * f64::from(self.limits.max_concurrency);
-        let mut wait = service.mul_f64((ahead + 1) as f64 / slots);
-        let cold_start = self.estimate.cold_start();
-        if self.up == 0 {
-            // On average half of the start is over.
-            wait += cold_start / 2;
-        }
-        wait < cold_start
-    }
-
-    /// Sandboxes that will take a waiting call by themselves, sooner or later.
-    fn working(&self) -> usize {
-        self.up - self.idle.len() + self.starting
-    }
-
-    fn is_unused(&self) -> bool {
-        self.up == 0 && self.starting == 0 && self.queue.is_empty()
-    }
 }
 
 impl Scheduler {

@@ -26,10 +26,18 @@ fn config() -> SchedulerConfig {
 }
 
 fn limits(function: u64) -> Limits {
-    let (memory_mb, cpu, max_concurrency) =
-        [(100, 0.0, 1), (300, 1.0, 1), (128, 0.5, 3), (700, 0.1, 2), (2000, 0.0, 1)]
-            [function as usize % 5];
-    Limits { memory_mb, cpu, max_concurrency }
+    let (memory_mb, cpu, max_concurrency) = [
+        (100, 0.0, 1),
+        (300, 1.0, 1),
+        (128, 0.5, 3),
+        (700, 0.1, 2),
+        (2000, 0.0, 1),
+    ][function as usize % 5];
+    Limits {
+        memory_mb,
+        cpu,
+        max_concurrency,
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -74,15 +82,24 @@ impl World {
         self.calls += 1;
         let call = self.calls;
         let (id, limits) = (FunctionId(function), limits(function));
-        let decision =
-            self.scheduler.arrive(CallId(call), id, &limits, patient, self.now, &mut self.actions);
+        let decision = self.scheduler.arrive(
+            CallId(call),
+            id,
+            &limits,
+            patient,
+            self.now,
+            &mut self.actions,
+        );
         match decision {
             Decision::Start(sandbox) => self.start(call, sandbox),
             Decision::Enqueue { .. } => {
                 self.waiting.insert(call, function);
             }
             Decision::Drop(_) => {
-                assert!(!patient || limits.memory_mb > 1000, "a patient call was dropped");
+                assert!(
+                    !patient || limits.memory_mb > 1000,
+                    "a patient call was dropped"
+                );
                 self.end(call);
             }
         }
@@ -91,11 +108,22 @@ impl World {
     }
 
     fn start(&mut self, call: u64, sandbox: SandboxId) {
-        let (function, phase) = self.sandboxes.get_mut(&sandbox.0).expect("a sandbox that exists");
-        let Phase::Up(calls) = phase else { panic!("call {call} in a sandbox that is not up") };
+        let (function, phase) = self
+            .sandboxes
+            .get_mut(&sandbox.0)
+            .expect("a sandbox that exists");
+        let Phase::Up(calls) = phase else {
+            panic!("call {call} in a sandbox that is not up")
+        };
         assert!(calls.insert(call), "call {call} twice in a sandbox");
-        assert!(calls.len() <= limits(*function).max_concurrency as usize, "too many calls");
-        assert!(self.running.insert(call, sandbox.0).is_none(), "call {call} runs twice");
+        assert!(
+            calls.len() <= limits(*function).max_concurrency as usize,
+            "too many calls"
+        );
+        assert!(
+            self.running.insert(call, sandbox.0).is_none(),
+            "call {call} runs twice"
+        );
     }
 
     fn end(&mut self, call: u64) {
@@ -107,7 +135,9 @@ impl World {
             match action {
                 Action::Create { sandbox, function } => {
                     self.created += 1;
-                    let old = self.sandboxes.insert(sandbox.0, (function.0, Phase::Starting));
+                    let old = self
+                        .sandboxes
+                        .insert(sandbox.0, (function.0, Phase::Starting));
                     assert!(old.is_none(), "a sandbox created twice");
                 }
                 Action::Destroy { sandbox } => {
@@ -121,8 +151,14 @@ impl World {
                     }
                 }
                 Action::Dispatch { call, sandbox, .. } => {
-                    let function = self.waiting.remove(&call.0).expect("dispatched while waiting");
-                    assert_eq!(self.sandboxes[&sandbox.0].0, function, "somebody else's sandbox");
+                    let function = self
+                        .waiting
+                        .remove(&call.0)
+                        .expect("dispatched while waiting");
+                    assert_eq!(
+                        self.sandboxes[&sandbox.0].0, function,
+                        "somebody else's sandbox"
+                    );
                     self.start(call.0, sandbox);
                 }
                 Action::Refuse { call, .. } => {
@@ -137,9 +173,16 @@ impl World {
     /// Memory and CPU are what the sandboxes need, and never more than there is.
     fn check(&self) {
         let snapshot = self.scheduler.snapshot();
-        let memory: u64 =
-            self.sandboxes.values().map(|(function, _)| limits(*function).memory_mb).sum();
-        assert_eq!(snapshot.memory_busy + snapshot.memory_warm, memory, "memory is conserved");
+        let memory: u64 = self
+            .sandboxes
+            .values()
+            .map(|(function, _)| limits(*function).memory_mb)
+            .sum();
+        assert_eq!(
+            snapshot.memory_busy + snapshot.memory_warm,
+            memory,
+            "memory is conserved"
+        );
         assert!(memory <= snapshot.memory_total, "more memory than there is");
         let busy = |phase: &Phase| matches!(phase, Phase::Up(calls) if !calls.is_empty());
         let cpu: f64 = self
@@ -148,23 +191,34 @@ impl World {
             .filter(|(_, phase)| busy(phase))
             .map(|(function, _)| limits(*function).cpu)
             .sum();
-        assert!(snapshot.cpu_used >= cpu - 1e-9, "busy sandboxes hold their CPU");
-        assert!(snapshot.cpu_used <= snapshot.cpu_total + 1e-9, "more CPU than there is");
+        assert!(
+            snapshot.cpu_used >= cpu - 1e-9,
+            "busy sandboxes hold their CPU"
+        );
+        assert!(
+            snapshot.cpu_used <= snapshot.cpu_total + 1e-9,
+            "more CPU than there is"
+        );
         let known = self.waiting.len() + self.running.len() + self.ended.len();
-        assert_eq!(known as u64, self.calls, "every call waits, runs or has ended");
+        assert_eq!(
+            known as u64, self.calls,
+            "every call waits, runs or has ended"
+        );
     }
 
     fn ready(&mut self, sandbox: u64) {
         if let Some((_, phase)) = self.sandboxes.get_mut(&sandbox) {
             *phase = Phase::Up(BTreeSet::new());
         }
-        self.scheduler.ready(SandboxId(sandbox), self.now, &mut self.actions);
+        self.scheduler
+            .ready(SandboxId(sandbox), self.now, &mut self.actions);
         self.perform();
     }
 
     fn start_failed(&mut self, sandbox: u64) {
         self.sandboxes.remove(&sandbox);
-        self.scheduler.start_failed(SandboxId(sandbox), self.now, &mut self.actions);
+        self.scheduler
+            .start_failed(SandboxId(sandbox), self.now, &mut self.actions);
         self.perform();
     }
 
@@ -175,14 +229,43 @@ impl World {
         }
         self.end(call);
         let service = Duration::from_millis(3);
-        self.scheduler.complete(SandboxId(sandbox), outcome, service, self.now, &mut self.actions);
+        self.scheduler.complete(
+            SandboxId(sandbox),
+            outcome,
+            service,
+            self.now,
+            &mut self.actions,
+        );
+        self.perform();
+    }
+
+    fn rejudge(&mut self, call: u64) {
+        let call = CallId(call);
+        let again = self.scheduler.rejudge(call, self.now, &mut self.actions);
+        assert!(
+            again.is_some_and(|again| again > self.now),
+            "no next judgement"
+        );
+        self.perform();
+    }
+
+    fn prewarm(&mut self, function: u64, count: usize) {
+        let (id, limits) = (FunctionId(function), limits(function));
+        let actions = &mut self.actions;
+        let ids = self
+            .scheduler
+            .prewarm(id, &limits, count, self.now, actions);
+        assert!(ids.len() <= count);
         self.perform();
     }
 
     fn starting(&self) -> Vec<u64> {
         let starting = |(_, phase): &&(u64, Phase)| *phase == Phase::Starting;
         let entries = self.sandboxes.iter();
-        entries.filter(|(_, entry)| starting(entry)).map(|(id, _)| *id).collect()
+        entries
+            .filter(|(_, entry)| starting(entry))
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Lets everything that began come to its end; nothing may be left waiting.
@@ -261,27 +344,23 @@ fn apply(world: &mut World, revisions: &mut [u64; 5], event: Event) {
         Event::Complete(index, outcome) => {
             let running: Vec<u64> = world.running.keys().copied().collect();
             if let Some(call) = pick(&running, index) {
-                let outcome = match outcome {
-                    0 => Outcome::Broken,
-                    1 => Outcome::TimedOut,
-                    _ => Outcome::Done,
-                };
-                world.complete(call, outcome);
+                let outcomes = [Outcome::Broken, Outcome::TimedOut, Outcome::Done];
+                world.complete(call, outcomes[usize::from(outcome.min(2))]);
             }
         }
         Event::Died(index) => {
             let up: Vec<u64> = world.sandboxes.keys().copied().collect();
             if let Some(sandbox) = pick(&up, index) {
-                world.scheduler.died(SandboxId(sandbox), world.now, &mut world.actions);
+                world
+                    .scheduler
+                    .died(SandboxId(sandbox), world.now, &mut world.actions);
                 world.perform();
             }
         }
         Event::Rejudge(index) => {
             let waiting: Vec<u64> = world.waiting.keys().copied().collect();
             if let Some(call) = pick(&waiting, index) {
-                let again = world.scheduler.rejudge(CallId(call), world.now, &mut world.actions);
-                assert!(again.is_some_and(|again| again > world.now), "no next judgement");
-                world.perform();
+                world.rejudge(call);
             }
         }
         Event::GiveUp(index) => {
@@ -289,22 +368,21 @@ fn apply(world: &mut World, revisions: &mut [u64; 5], event: Event) {
             if let Some(call) = pick(&waiting, index) {
                 world.waiting.remove(&call);
                 world.end(call);
-                assert!(world.scheduler.give_up(CallId(call), world.now, &mut world.actions));
+                assert!(
+                    world
+                        .scheduler
+                        .give_up(CallId(call), world.now, &mut world.actions)
+                );
                 world.perform();
             }
         }
-        Event::Prewarm(function, count) => {
-            let function = revisions[function as usize];
-            let (id, limits) = (FunctionId(function), limits(function));
-            let (now, actions) = (world.now, &mut world.actions);
-            let ids = world.scheduler.prewarm(id, &limits, count, now, actions);
-            assert!(ids.len() <= count);
-            world.perform();
-        }
+        Event::Prewarm(function, count) => world.prewarm(revisions[function as usize], count),
         Event::Retire(function) => {
             let retired = FunctionId(revisions[function as usize]);
             revisions[function as usize] += 5;
-            world.scheduler.retire(retired, world.now, &mut world.actions);
+            world
+                .scheduler
+                .retire(retired, world.now, &mut world.actions);
             world.perform();
         }
         Event::Pass(milliseconds) => world.pass(milliseconds),
@@ -378,19 +456,34 @@ fn concurrent_calls_share_a_sandbox_before_another_is_started() {
 #[test]
 fn a_function_larger_than_the_node_is_dropped_at_once() {
     let decision = World::new(config()).arrive(4, true).1;
-    assert!(matches!(decision, Decision::Drop(DropReason::TooLarge { memory_mb: 2000, .. })));
+    assert!(matches!(
+        decision,
+        Decision::Drop(DropReason::TooLarge {
+            memory_mb: 2000,
+            ..
+        })
+    ));
 }
 
 #[test]
 fn without_room_calls_queue_up_to_the_capacity() {
-    let mut world = World::new(SchedulerConfig { queue_capacity: 1, ..config() });
+    let mut world = World::new(SchedulerConfig {
+        queue_capacity: 1,
+        ..config()
+    });
     world.arrive(3, false);
     world.ready(1);
     world.arrive(3, false);
     // Both slots are taken; 300 MB and one core are left; function 3 needs 700 MB.
     assert!(matches!(world.arrive(3, false).1, Decision::Enqueue { .. }));
-    assert_eq!(world.arrive(3, false).1, Decision::Drop(DropReason::QueueFull));
-    let mut world = World::new(SchedulerConfig { queue_capacity: 0, ..config() });
+    assert_eq!(
+        world.arrive(3, false).1,
+        Decision::Drop(DropReason::QueueFull)
+    );
+    let mut world = World::new(SchedulerConfig {
+        queue_capacity: 0,
+        ..config()
+    });
     for _ in 0..2 {
         world.arrive(3, false);
     }
@@ -405,10 +498,15 @@ fn a_call_that_waited_as_long_as_a_start_takes_gets_a_sandbox() {
     for _ in 0..3 {
         world.arrive(0, false);
     }
-    assert_eq!(world.created, 2, "as many starts as cores while nothing is known");
+    assert_eq!(
+        world.created, 2,
+        "as many starts as cores while nothing is known"
+    );
     let (third, again) = (CallId(3), Duration::from_millis(30));
     world.pass(30);
-    let next = world.scheduler.rejudge(third, world.now, &mut world.actions);
+    let next = world
+        .scheduler
+        .rejudge(third, world.now, &mut world.actions);
     world.perform();
     assert_eq!(next, Some(world.now + again));
     assert_eq!(world.created, 3);
@@ -419,7 +517,9 @@ fn retired_sandboxes_go_when_their_calls_end() {
     let mut world = World::new(config());
     let (call, _) = world.arrive(0, false);
     world.ready(1);
-    world.scheduler.retire(FunctionId(0), world.now, &mut world.actions);
+    world
+        .scheduler
+        .retire(FunctionId(0), world.now, &mut world.actions);
     world.perform();
     assert_eq!(world.sandboxes.len(), 1);
     world.complete(call, Outcome::Done);
@@ -439,8 +539,15 @@ fn a_failed_start_is_told_to_those_who_counted_on_it() {
 
 /// 32 calls at once from cold, in virtual time: service and start times in, what happened out.
 fn burst(service_ms: u64) -> (usize, u64) {
-    let roomy = SchedulerConfig { memory_mb: 10_000, ..config() };
-    let mut world = World::new(SchedulerConfig { wait_capacity: 100, starts_max: 16, ..roomy });
+    let roomy = SchedulerConfig {
+        memory_mb: 10_000,
+        ..config()
+    };
+    let mut world = World::new(SchedulerConfig {
+        wait_capacity: 100,
+        starts_max: 16,
+        ..roomy
+    });
     for _ in 0..32 {
         world.arrive(0, false);
     }
@@ -463,7 +570,9 @@ fn burst(service_ms: u64) -> (usize, u64) {
         }
         if time > 0 && time % 45 == 0 {
             for call in world.waiting.keys().copied().collect::<Vec<_>>() {
-                world.scheduler.rejudge(CallId(call), world.now, &mut world.actions);
+                world
+                    .scheduler
+                    .rejudge(CallId(call), world.now, &mut world.actions);
                 world.perform();
             }
         }

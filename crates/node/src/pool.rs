@@ -108,7 +108,7 @@ impl Pool {
         patient: bool,
     ) -> Result<Lease, Refusal> {
         let now = self.now();
-        let (call, mut granted, timers) = {
+        let (call, granted, timers) = {
             let mut state = self.lock();
             if state.closed {
                 return Err(Refusal::ShuttingDown);
@@ -158,7 +158,16 @@ impl Pool {
                 }
             }
         };
-        let (mut rejudge_at, give_up_at) = timers;
+        self.wait(call, granted, timers).await
+    }
+
+    /// Waits for the scheduler's answer, and tells it when the call's timers fire.
+    async fn wait(
+        self: &Arc<Self>,
+        call: CallId,
+        mut granted: oneshot::Receiver<Result<Granted, Refusal>>,
+        (mut rejudge_at, give_up_at): (Timestamp, Timestamp),
+    ) -> Result<Lease, Refusal> {
         loop {
             let wake_at = rejudge_at.min(give_up_at);
             tokio::select! {

@@ -13,6 +13,7 @@
 
 mod r#async;
 mod code;
+mod config;
 mod hostile;
 mod lifecycle;
 mod recovery;
