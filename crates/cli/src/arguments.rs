@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser as NonEmpty;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 /// Client of a Serverledge node.
 #[derive(Debug, Parser)]
-#[command(name = "serverledge-cli", version, after_help = EXAMPLES)]
+#[command(name = "serverledge-cli", version, after_help = EXAMPLES, args_override_self = true)]
 pub(crate) struct Arguments {
     /// Host of the node [env: SERVERLEDGE_HOST] [default: 127.0.0.1]
     #[arg(short = 'H', long, global = true)]
@@ -52,8 +53,10 @@ Examples:
     #[command(after_help = "Example: serverledge-cli delete -f hello")]
     Delete(Named),
     /// List the functions
+    #[command(after_help = "Example: serverledge-cli list")]
     List,
     /// Show what the node has and uses
+    #[command(after_help = "Example: serverledge-cli status --host 192.168.1.7")]
     Status,
     /// Get the result of an asynchronous call
     #[command(after_help = "Example: serverledge-cli poll --request hello-ode-a123456789")]
@@ -62,8 +65,10 @@ Examples:
     #[command(after_help = "Example: serverledge-cli create-workflow -f order -s order.json")]
     CreateWorkflow(CreateWorkflow),
     /// Remove a workflow
+    #[command(after_help = "Example: serverledge-cli delete-workflow -f order")]
     DeleteWorkflow(NamedWorkflow),
     /// List the workflows
+    #[command(after_help = "Example: serverledge-cli list-workflows")]
     ListWorkflows,
     /// Run a workflow
     #[command(after_help = "Example: serverledge-cli invoke-workflow -f order -p n:=1")]
@@ -81,24 +86,24 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct Named {
     /// Name of the function
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = NonEmpty::new())]
     pub(crate) function: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct NamedWorkflow {
     /// Name of the workflow
-    #[arg(short = 'f', long)]
+    #[arg(short = 'f', long, value_parser = NonEmpty::new())]
     pub(crate) workflow: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
     /// Name of the function
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = NonEmpty::new())]
     pub(crate) function: String,
     /// Runtime, such as python314 or nodejs17ng [default: by the source's ending]
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmpty::new())]
     pub(crate) runtime: Option<String>,
     /// Handler: module.function for Python, a file for Node.js [default: by the source's name]
     #[arg(long)]
@@ -121,10 +126,10 @@ pub(crate) struct Create {
     #[arg(long)]
     pub(crate) timeout: Option<f64>,
     /// Code: a file, a directory, a .tar archive, or a URL for the node to fetch
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmpty::new())]
     pub(crate) src: Option<String>,
     /// Image of a function with the runtime `custom`
-    #[arg(long = "custom_image", alias = "custom-image")]
+    #[arg(long = "custom_image", alias = "custom-image", value_parser = NonEmpty::new())]
     pub(crate) custom_image: Option<String>,
     /// Declared input, name:type; may be repeated
     #[arg(short, long)]
@@ -154,7 +159,7 @@ pub(crate) struct Params {
 #[derive(Debug, Args)]
 pub(crate) struct Invoke {
     /// Name of the function
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = NonEmpty::new())]
     pub(crate) function: String,
     #[command(flatten)]
     pub(crate) params: Params,
@@ -162,7 +167,7 @@ pub(crate) struct Invoke {
     #[arg(long, default_value_t = -1.0, allow_hyphen_values = true)]
     pub(crate) resptime: f64,
     /// Quality-of-service class
-    #[arg(short, long, default_value_t = 0)]
+    #[arg(short, long, default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) class: i64,
     /// Return at once; the result is polled for
     #[arg(short = 'a', long = "async")]
@@ -175,7 +180,7 @@ pub(crate) struct Invoke {
 #[derive(Debug, Args)]
 pub(crate) struct Prewarm {
     /// Name of the function
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = NonEmpty::new())]
     pub(crate) function: String,
     /// How many sandboxes
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(i64).range(1..))]
@@ -188,14 +193,14 @@ pub(crate) struct Prewarm {
 #[derive(Debug, Args)]
 pub(crate) struct Poll {
     /// Id of the call
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmpty::new())]
     pub(crate) request: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateWorkflow {
     /// Name of the workflow
-    #[arg(short = 'f', long)]
+    #[arg(short = 'f', long, value_parser = NonEmpty::new())]
     pub(crate) workflow: String,
     /// File with its definition in the Amazon States Language
     #[arg(short, long)]
@@ -208,7 +213,7 @@ pub(crate) struct CreateWorkflow {
 #[derive(Debug, Args)]
 pub(crate) struct InvokeWorkflow {
     /// Name of the workflow
-    #[arg(short = 'f', long)]
+    #[arg(short = 'f', long, value_parser = NonEmpty::new())]
     pub(crate) workflow: String,
     #[command(flatten)]
     pub(crate) params: Params,
@@ -216,7 +221,7 @@ pub(crate) struct InvokeWorkflow {
     #[arg(short, long, default_value_t = -1.0, allow_hyphen_values = true)]
     pub(crate) resptime: f64,
     /// Quality-of-service class
-    #[arg(short, long, default_value_t = 0)]
+    #[arg(short, long, default_value_t = 0, allow_negative_numbers = true)]
     pub(crate) class: i64,
     /// Return at once; the result is polled for
     #[arg(short = 'a', long = "async")]

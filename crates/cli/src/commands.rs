@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::CommandFactory as _;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use serverledge_api::{
     Client, ClientError, Field, FunctionSpec, PrewarmRequest, Problem, Response, Signature,
 };
@@ -75,17 +75,24 @@ struct CreateWorkflowBody<'a> {
     overwrite: bool,
 }
 
+/// The original sends a whole workflow, of which only the name is set.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DeleteWorkflowBody<'a> {
+    name: &'a str,
+    start: (),
+    tasks: (),
+    end: (),
+}
+
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     if let Command::Completion { shell } = arguments.command {
         let mut command = Arguments::command();
-        clap_complete::generate(
-            shell,
-            &mut command,
-            "serverledge-cli",
-            &mut std::io::stdout(),
-        );
-        return Ok(());
+        // Through memory: the generator panics when its reader leaves.
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut command, "serverledge-cli", &mut script);
+        return print(&String::from_utf8_lossy(&script));
     }
     let node = Node::of(&arguments)?;
     match &arguments.command {
@@ -115,17 +122,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         ),
         Command::CreateWorkflow(create) => create_workflow(&node, create),
         Command::DeleteWorkflow(named) => {
-            // The original's node wants all four keys.
-            let body = json!({ "Name": named.workflow, "Start": null, "Tasks": null, "End": null });
-            let text = format!(
-                "{{\"Name\":{},\"Start\":null,\"Tasks\":null,\"End\":null}}",
-                body["Name"]
-            );
-            node.send(
-                "Deletion request failed",
-                "/workflow/delete",
-                text.into_bytes(),
-            )
+            let body = DeleteWorkflowBody {
+                name: &named.workflow,
+                start: (),
+                tasks: (),
+                end: (),
+            };
+            node.post("Deletion request failed", "/workflow/delete", &body)
         }
         Command::ListWorkflows => node.get("List request failed", "/workflow/list", ""),
         Command::InvokeWorkflow(invoke) => invoke_workflow(&node, invoke),
@@ -298,11 +301,7 @@ impl Node {
     }
 
     fn post<T: Serialize>(&self, what: &str, path: &str, body: &T) -> Result<(), Failure> {
-        self.send(what, path, serverledge_api::encode(body))
-    }
-
-    fn send(&self, what: &str, path: &str, body: Vec<u8>) -> Result<(), Failure> {
-        let response = self.request(what, "POST", path, body)?;
+        let response = self.request(what, "POST", path, serverledge_api::encode(body))?;
         self.show(what, &response, "")
     }
 

@@ -3,6 +3,9 @@
 
 /// `text` indented. What is not JSON comes out as it is.
 pub(crate) fn indent(text: &str) -> String {
+    if serde_json::from_str::<serde::de::IgnoredAny>(text).is_err() {
+        return text.to_owned();
+    }
     let mut out = String::with_capacity(text.len() * 2);
     let mut depth = 0_usize;
     let mut chars = text.trim_end().chars().peekable();
@@ -62,5 +65,12 @@ mod tests {
         let lines = "{\n\t\"b\": [\n\t\t1,\n\t\t2.50,\n\t\t{}\n\t],\n\t\"a\": \"x:{,\\\"\",\n\t\"c\": []\n}\n";
         assert_eq!(indent(json), lines);
         assert_eq!(indent("[]\n"), "[]\n");
+    }
+
+    #[test]
+    fn what_is_not_json_is_left_alone() {
+        for text in ["", "plain, text: here\n", "{\"cut\": [1, 2", "1 2"] {
+            assert_eq!(indent(text), text);
+        }
     }
 }

@@ -14,6 +14,7 @@ mod params;
 mod source;
 mod target;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -69,7 +70,8 @@ fn main() -> ExitCode {
     match commands::run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{}", failure.message);
+            // Nobody may be listening there; the status still tells.
+            let _ = writeln!(std::io::stderr(), "{}", failure.message);
             ExitCode::from(failure.status)
         }
     }

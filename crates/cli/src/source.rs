@@ -22,6 +22,11 @@ pub(crate) fn encode(source: &str) -> Result<String, Failure> {
         _ => unreadable(error),
     })?;
     let archive = path.extension().is_some_and(|extension| extension == "tar");
+    if !metadata.is_file() && !metadata.is_dir() {
+        return Err(Failure::source(format!(
+            "Could not read '{source}': it is neither a file nor a directory"
+        )));
+    }
     let tar = if metadata.is_file() && archive {
         std::fs::read(path).map_err(unreadable)?
     } else {
@@ -43,14 +48,16 @@ pub(crate) fn is_url(source: &str) -> bool {
 }
 
 /// A file under its own name; a directory under its name, or its contents if the path ends with a
-/// slash. Links and special files are left out.
+/// slash. Links and special files in it are left out.
 fn pack(path: &Path, contents: bool, directory: bool) -> std::io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
-    // The name, also of `.` and of paths with `..`.
-    let whole = std::fs::canonicalize(path)?;
-    let name = PathBuf::from(whole.file_name().unwrap_or_default());
+    // A link's own name, since the handler goes by it; `.` and `..` have only the real one.
+    let name = match path.file_name() {
+        Some(name) => PathBuf::from(name),
+        None => PathBuf::from(std::fs::canonicalize(path)?.file_name().unwrap_or_default()),
+    };
     if !directory {
-        archive.append_path_with_name(path, &name)?;
+        append_file(&mut archive, path, &name)?;
     } else if contents {
         append(&mut archive, path, Path::new(""))?;
     } else {
@@ -69,10 +76,25 @@ fn append(archive: &mut tar::Builder<Vec<u8>>, from: &Path, to: &Path) -> std::i
         if kind.is_dir() {
             append(archive, &path, &name)?;
         } else if kind.is_file() {
-            archive.append_path_with_name(&path, &name)?;
+            append_file(archive, &path, &name)?;
         }
     }
     Ok(())
+}
+
+/// A plain entry with permissions, owner and time, also for a sparse file.
+fn append_file(
+    archive: &mut tar::Builder<Vec<u8>>,
+    path: &Path,
+    name: &Path,
+) -> std::io::Result<()> {
+    let content = std::fs::read(path)?;
+    let mut header = tar::Header::new_gnu();
+    header.set_metadata(&std::fs::metadata(path)?);
+    // Without the bits of the file's type, which the entry's type tells; the file may have grown.
+    header.set_mode(header.mode()? & 0o7777);
+    header.set_size(content.len() as u64);
+    archive.append_data(&mut header, name, content.as_slice())
 }
 
 /// Runtime and handler that a source's name suggests.

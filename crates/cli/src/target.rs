@@ -59,5 +59,8 @@ fn port_in(file: &Path) -> Option<u16> {
     };
     let nested = get(entries, "api").and_then(|api| get(api.as_object()?, "port"));
     let port = get(entries, "api.port").or(nested)?;
-    u16::try_from(port.as_u64()?).ok()
+    match port.as_str() {
+        Some(text) => text.trim().parse().ok(),
+        None => u16::try_from(port.as_u64()?).ok(),
+    }
 }

@@ -112,7 +112,12 @@ impl Scheduler {
         };
         if !self.ledger.could_ever_fit(pool.limits.memory_mb, pool.cpu) {
             let Limits { memory_mb, cpu, .. } = pool.limits;
-            return Decision::Drop(DropReason::TooLarge { memory_mb, cpu });
+            return Decision::Drop(DropReason::TooLarge {
+                memory_mb,
+                cpu,
+                pool_memory_mb: self.config.memory_mb,
+                pool_cpus: self.config.cpus,
+            });
         }
         let cold_start = pool.estimate.cold_start();
         let wait = pool.should_wait(self.config.cores) || self.starting >= self.config.starts_max;

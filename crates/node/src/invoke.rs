@@ -123,20 +123,26 @@ pub async fn invoke(
     invocation: Invocation,
 ) -> Result<Report, InvokeError> {
     let arrival = invocation.arrival;
-    let asked = Instant::now();
-    let lease = node.pool.acquire(function, invocation.patient).await?;
-    let waited = asked.elapsed();
-
-    let started = Instant::now();
-    let reply = run(&lease, function.timeout, invocation).await;
+    let mut attempts = 0;
+    let (lease, started, reply) = loop {
+        let lease = node.pool.acquire(function, invocation.patient).await?;
+        let started = Instant::now();
+        let reply = run(&lease, function.timeout, &invocation).await;
+        attempts += 1;
+        // A sandbox that broke while it was idle is dropped here, and with that destroyed.
+        if attempts >= STALE_MAX || !matches!(reply, Err(Attempt::Stale(_))) {
+            break (lease, started, reply);
+        }
+    };
     let duration = started.elapsed();
+    let reply = reply.map_err(InvokeError::from);
 
     let outcome = match &reply {
         Ok(_) | Err(InvokeError::Function(_)) => Outcome::Done,
         Err(InvokeError::TimedOut(_)) => Outcome::TimedOut,
         Err(_) => Outcome::Broken,
     };
-    let cold = lease.cold();
+    let (cold, queueing) = (lease.cold(), lease.queueing());
     let snapshot = lease.finish(outcome);
     let (result, output) = reply?;
     Ok(Report {
@@ -144,36 +150,54 @@ pub async fn invoke(
         output,
         warm: !cold,
         init: started.duration_since(arrival),
-        // A call that came up with its own sandbox spent the wait on the start, not in a queue.
-        queueing: if cold || waited < QUEUED_MIN {
-            Duration::ZERO
-        } else {
-            waited
-        },
+        queueing,
         duration,
         response: arrival.elapsed(),
         snapshot,
     })
 }
 
-/// A grant sooner than this did not wait: it found a warm sandbox.
-const QUEUED_MIN: Duration = Duration::from_micros(100);
+/// Sandboxes that a call tries, should they turn out to be unusable before it is sent.
+const STALE_MAX: usize = 3;
+
+/// Why one try failed.
+enum Attempt {
+    /// The call was not sent: another sandbox can run it.
+    Stale(String),
+    Failed(InvokeError),
+}
+
+impl From<InvokeError> for Attempt {
+    fn from(error: InvokeError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Attempt> for InvokeError {
+    fn from(attempt: Attempt) -> Self {
+        match attempt {
+            Attempt::Stale(why) => Self::Protocol(why),
+            Attempt::Failed(error) => error,
+        }
+    }
+}
 
 async fn run(
     lease: &Lease,
     limit: Duration,
-    invocation: Invocation,
-) -> Result<(String, String), InvokeError> {
+    invocation: &Invocation,
+) -> Result<(String, String), Attempt> {
     let call = Call {
-        id: invocation.request_id,
+        id: invocation.request_id.clone(),
         deadline_unix: unix_now() + limit.as_secs_f64(),
         output: invocation.return_output,
-        params: invocation.params,
+        params: invocation.params.clone(),
     };
     let reply = match tokio::time::timeout(limit, lease.sandbox().invoke(call)).await {
-        Err(_) => return Err(InvokeError::TimedOut(limit)),
-        Ok(Err(CallError::Died(cause))) => return Err(InvokeError::Died(cause)),
-        Ok(Err(CallError::Protocol(what))) => return Err(InvokeError::Protocol(what)),
+        Err(_) => return Err(InvokeError::TimedOut(limit).into()),
+        Ok(Err(CallError::Stale(why))) => return Err(Attempt::Stale(why)),
+        Ok(Err(CallError::Died(cause))) => return Err(InvokeError::Died(cause).into()),
+        Ok(Err(CallError::Protocol(what))) => return Err(InvokeError::Protocol(what).into()),
         Ok(Ok(reply)) => reply,
     };
     let result = reply.outcome.map_err(InvokeError::Function)?;

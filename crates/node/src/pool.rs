@@ -55,6 +55,8 @@ struct State {
 
 struct Entry {
     function: Arc<Function>,
+    /// When its start was ordered.
+    ordered: Instant,
     sandbox: Option<Arc<dyn Sandbox>>,
     /// Told when a prewarmed sandbox is up (`true`) or failed.
     watcher: Option<oneshot::Sender<bool>>,
@@ -62,6 +64,8 @@ struct Entry {
 
 struct Waiting {
     grant: oneshot::Sender<Result<Granted, Refusal>>,
+    since: Instant,
+    /// Keeps the revision known while the call waits.
     _function: Arc<Function>,
 }
 
@@ -69,6 +73,8 @@ struct Granted {
     id: SandboxId,
     sandbox: Arc<dyn Sandbox>,
     cold: bool,
+    /// Time spent waiting for anything but the start of this sandbox.
+    queueing: Duration,
 }
 
 /// The right to run one call in one sandbox.
@@ -131,6 +137,7 @@ impl Pool {
                             id,
                             sandbox,
                             cold: false,
+                            queueing: Duration::ZERO,
                         })),
                         None => Err(Refusal::Dropped(DropReason::NoRoom)),
                     };
@@ -146,6 +153,7 @@ impl Pool {
                     let (grant, granted) = oneshot::channel();
                     let waiting = Waiting {
                         grant,
+                        since: Instant::now(),
                         _function: Arc::clone(function),
                     };
                     state.waiting.insert(call, waiting);
@@ -328,15 +336,7 @@ impl Pool {
                     call,
                     sandbox: id,
                     cold,
-                } => {
-                    let sandbox = state.sandboxes.get(&id).and_then(|e| e.sandbox.clone());
-                    let waiting = state.waiting.remove(&call);
-                    if let (Some(sandbox), Some(waiting)) = (sandbox, waiting) {
-                        // The waiter's task holds the receiver until it is answered; if it is
-                        // gone (runtime shutting down), the sandbox goes with the pool.
-                        let _ = waiting.grant.send(Ok(Granted { id, sandbox, cold }));
-                    }
-                }
+                } => dispatch(state, call, id, cold),
                 Action::Refuse { call, reason } => {
                     if let Some(waiting) = state.waiting.remove(&call) {
                         let _ = waiting.grant.send(Err(Refusal::Dropped(reason)));
@@ -356,6 +356,7 @@ impl Pool {
         };
         let entry = Entry {
             function: Arc::clone(&function),
+            ordered: Instant::now(),
             sandbox: None,
             watcher: None,
         };
@@ -477,6 +478,29 @@ impl Pool {
     }
 }
 
+/// Hands a sandbox to a waiting call.
+fn dispatch(state: &mut State, call: CallId, id: SandboxId, cold: bool) {
+    let Some(waiting) = state.waiting.remove(&call) else {
+        return;
+    };
+    let Some(entry) = state.sandboxes.get(&id) else {
+        return;
+    };
+    let Some(sandbox) = entry.sandbox.clone() else {
+        return;
+    };
+    let waited_until = if cold { entry.ordered } else { Instant::now() };
+    let queueing = waited_until.saturating_duration_since(waiting.since);
+    // The waiter's task holds the receiver until it is answered; if it is gone (runtime shutting
+    // down), the sandbox goes with the pool.
+    let _ = waiting.grant.send(Ok(Granted {
+        id,
+        sandbox,
+        cold,
+        queueing,
+    }));
+}
+
 impl Lease {
     /// The sandbox to run in.
     pub fn sandbox(&self) -> &dyn Sandbox {
@@ -486,6 +510,11 @@ impl Lease {
     /// Whether this is the first call in its sandbox.
     pub fn cold(&self) -> bool {
         self.granted.cold
+    }
+
+    /// How long the call waited for something to become free.
+    pub fn queueing(&self) -> Duration {
+        self.granted.queueing
     }
 
     /// Gives the sandbox back. Returns what is in use afterwards.

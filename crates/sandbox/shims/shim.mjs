@@ -89,6 +89,8 @@ class Output {
   }
 }
 
+let completing = false;
+
 function capture(stream, index) {
   const real = stream.write.bind(stream);
   stream.write = (chunk, encoding, callback) => {
@@ -99,7 +101,17 @@ function capture(stream, index) {
       call.output.write(index, typeof chunk === 'string' ? chunk : Buffer.from(chunk).toString(known));
     }
     const done = typeof encoding === 'function' ? encoding : callback;
-    if (done) process.nextTick(done);
+    // At once, as a tight loop of prints would pile up ticks; a callback that prints waits its turn.
+    if (done && !completing) {
+      completing = true;
+      try {
+        done();
+      } finally {
+        completing = false;
+      }
+    } else if (done) {
+      process.nextTick(done);
+    }
     return true;
   };
 }
@@ -169,7 +181,7 @@ function contextOf(template, head) {
 async function invoke(handler, template, frame) {
   const head = JSON.parse(frame.head);
   const call = { output: head.output ? new Output() : null, done: false };
-  const reply = { ok: true };
+  const reply = { ok: true, id: head.id };
   let result = EMPTY;
   try {
     const params = JSON.parse(frame.body);

@@ -6,7 +6,7 @@ imported where it is used. One thread serves each slot, slot 0 on the main threa
 
 import sys
 import _socket
-from os import _exit, environ
+from os import _exit, environ, getpid
 
 HELLO, LOAD, LOADED, INVOKE, RESULT = 1, 2, 3, 4, 5
 FRAME_MAX = 64 << 20
@@ -65,8 +65,7 @@ def make_json():
 
 
 loads, dumps = make_json()
-OK = {"ok": True}
-OK_HEAD = b'{"ok":true}'
+PID = getpid()
 
 
 class Connection:
@@ -79,7 +78,7 @@ class Connection:
         self.send(HELLO, {"slot": slot, "runtime": "python", "version": version})
 
     def send(self, kind, head, body=b""):
-        head = OK_HEAD if head is OK else dumps(head).encode()
+        head = dumps(head).encode()
         length = 5 + len(head) + len(body)
         prefix = length.to_bytes(4, "big") + bytes((kind,)) + len(head).to_bytes(4, "big")
         if len(body) < 65536:
@@ -295,17 +294,17 @@ def invoke(handler, template, head, body):
         result = run(handler, loads(body), context)
         if len(result) > FRAME_MAX - OUTPUT_MAX * 8:
             raise ValueError(f"the function's result of {len(result)} bytes is too large")
-        reply = OK
+        reply = {"ok": True, "id": head["id"]}
     except SystemExit as error:
         leave(error.code)
     except BaseException as error:
         result = b""
-        reply = {"ok": False, "error": failure(error, 2)}
+        reply = {"ok": False, "id": head["id"], "error": failure(error, 2)}
     finally:
         set_current(None)
     text = output.text()
     if text:
-        reply = {**reply, "output": text}
+        reply["output"] = text
     return reply, result
 
 
@@ -339,9 +338,12 @@ def serve(connection, handler, template, slots):
         if kind != INVOKE:
             _exit(70)
         reply, result = invoke(handler, template, head, body)
+        if getpid() != PID:
+            # A child that the function forked and let return: the call is the parent's to answer.
+            _exit(0)
         left = left_running(slots)
         if left:
-            reply = {**reply, "left": left}
+            reply["left"] = left
         connection.send(RESULT, reply, result)
 
 

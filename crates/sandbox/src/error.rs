@@ -46,6 +46,9 @@ pub enum CallError {
     /// The sandbox ended during the call.
     #[error("{0}")]
     Died(ExitCause),
+    /// The sandbox turned out to be unusable before the call was sent: it is safe to try another.
+    #[error("the sandbox was of no more use: {0}")]
+    Stale(String),
     /// The sandbox sent something that isn't the protocol.
     #[error("the function's process broke the protocol: {0}")]
     Protocol(String),

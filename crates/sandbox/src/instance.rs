@@ -141,6 +141,9 @@ impl Instance {
             let busy = "more calls at once than it has slots".to_owned();
             return Err(CallError::Protocol(busy));
         };
+        if let Err(why) = connection.check_idle() {
+            return Err(CallError::Stale(why));
+        }
         let error = match exchange(&mut connection, &call).await {
             Ok(reply) => {
                 lock(&self.free).push(connection);
@@ -177,6 +180,10 @@ async fn exchange(connection: &mut Connection, call: &Call) -> Result<Reply, Wir
     connection.send(kind::INVOKE, &head, &call.params).await?;
     let frame = connection.receive(kind::RESULT).await?;
     let outcome: Outcome = frame.head()?;
+    if outcome.id.as_deref() != Some(&call.id) {
+        let whose = "its reply is not to the call it was sent".to_owned();
+        return Err(WireError::Invalid(whose));
+    }
     Ok(Reply {
         outcome: match outcome.ok {
             true => Ok(frame.body.into()),

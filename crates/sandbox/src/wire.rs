@@ -43,6 +43,9 @@ pub(crate) struct Invoke<'a> {
 /// The head of `LOADED` and `RESULT`.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Outcome {
+    /// Of the call that this answers; none in `LOADED`.
+    #[serde(default)]
+    pub(crate) id: Option<String>,
     pub(crate) ok: bool,
     #[serde(default)]
     pub(crate) error: Option<Failure>,
@@ -118,6 +121,17 @@ impl Connection {
     /// The process at the other end, if it is visible from here.
     pub(crate) fn peer_pid(&self) -> Option<i32> {
         self.stream.peer_cred().ok()?.pid().filter(|pid| *pid > 0)
+    }
+
+    /// Nothing may have arrived between calls: what has is nobody's answer, whoever wrote it. Tells
+    /// too when the other end is gone.
+    pub(crate) fn check_idle(&self) -> Result<(), String> {
+        match self.stream.try_read(&mut [0]) {
+            Ok(0) => Err("it closed its connection".to_owned()),
+            Ok(_) => Err("it sent something between calls".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     pub(crate) async fn send<H: Serialize>(

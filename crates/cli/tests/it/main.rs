@@ -7,6 +7,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -41,9 +42,8 @@ fn recorder(status: &str, body: &str) -> (u16, Receiver<(String, String)>) {
         }
         let mut request = vec![0; length];
         reader.read_exact(&mut request).unwrap();
-        sender
-            .send((line.trim().to_owned(), String::from_utf8(request).unwrap()))
-            .unwrap();
+        // A test that doesn't look at the request has dropped the receiver.
+        let _ = sender.send((line.trim().to_owned(), String::from_utf8(request).unwrap()));
         let size = body.len();
         let reply = format!("HTTP/1.1 {status}\r\ncontent-length: {size}\r\n\r\n{body}");
         reader.get_mut().write_all(reply.as_bytes()).unwrap();
@@ -72,7 +72,11 @@ fn client(directory: &Path, port: u16, arguments: &[&str], input: &str) -> Outpu
 fn working_directory() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let work = directory.path().join("w");
-    let write = |name: &str, text: &str| std::fs::write(work.join(name), text).unwrap();
+    let write = |name: &str, text: &str| {
+        std::fs::write(work.join(name), text).unwrap();
+        let mode = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(work.join(name), mode).unwrap();
+    };
     std::fs::create_dir_all(work.join("dir/pkg")).unwrap();
     write("hello.py", "def handler(params, context):\n    return 1\n");
     write(
@@ -94,18 +98,28 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Names of the files in a base64 archive.
-fn tar_names(encoded: &str) -> Vec<String> {
+/// Names, types and modes of what is in a base64 archive.
+fn tar_entries(encoded: &str) -> Vec<(String, String, String)> {
     let tar = base64::engine::general_purpose::STANDARD
         .decode(encoded)
         .unwrap();
     let mut archive = tar::Archive::new(&tar[..]);
     let entries = archive.entries().unwrap();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+    let mut entries: Vec<_> = entries
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let (name, header) = (entry.path().unwrap().display().to_string(), entry.header());
+            let kind = char::from(header.entry_type().as_byte()).to_string();
+            (name, kind, format!("0o{:o}", header.mode().unwrap()))
+        })
         .collect();
-    names.sort();
-    names
+    entries.sort();
+    entries
+}
+
+fn tar_names(encoded: &str) -> Vec<String> {
+    let entries = tar_entries(encoded);
+    entries.into_iter().map(|(name, _, _)| name).collect()
 }
 
 fn check_body(case: &Value, body: &str) {
@@ -119,14 +133,21 @@ fn check_body(case: &Value, body: &str) {
         body.starts_with(before) && body.ends_with(after),
         "{body}\n{case}"
     );
-    let names = tar_names(&body[before.len()..body.len() - after.len()]);
+    let packed = tar_entries(&body[before.len()..body.len() - after.len()]);
     let entries = sent["tar_entries"].as_array().unwrap();
-    let mut expected: Vec<&str> = entries
+    let part = |entry: &Value, key: &str| entry[key].as_str().unwrap().to_owned();
+    let mut expected: Vec<_> = entries
         .iter()
-        .map(|entry| entry["name"].as_str().unwrap())
+        .map(|entry| {
+            (
+                part(entry, "name"),
+                part(entry, "type"),
+                part(entry, "mode"),
+            )
+        })
         .collect();
-    expected.sort_unstable();
-    assert_eq!(names, expected, "{case}");
+    expected.sort();
+    assert_eq!(packed, expected, "{case}");
 }
 
 #[test]
@@ -286,4 +307,143 @@ fn help_and_completion_go_to_standard_output() {
         assert!(output.status.success());
         assert!(text(&output.stdout).contains("serverledge-cli"));
     }
+}
+
+#[test]
+fn names_in_the_archive_are_sane() {
+    let directory = working_directory();
+    let work = directory.path().join("w");
+    std::fs::create_dir(work.join("new")).unwrap();
+    std::fs::write(work.join("new/v2.py"), "x=1\n").unwrap();
+    std::os::unix::fs::symlink("new/v2.py", work.join("link.py")).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", work.join("dir/skipped")).unwrap();
+    // A hole would make a special entry of it.
+    let sparse = std::fs::File::create(work.join("new/sparse")).unwrap();
+    sparse.set_len(1 << 20).unwrap();
+    let whole = ["dir/main.py", "dir/pkg/__init__.py", "dir/pkg/x.py"];
+    for (source, names) in [
+        ("./hello.py", &["hello.py"][..]),
+        ("link.py", &["link.py"]),
+        ("dir", &whole),
+        ("./dir", &whole),
+        ("dir/", &["main.py", "pkg/__init__.py", "pkg/x.py"]),
+        ("./dir/pkg", &["pkg/__init__.py", "pkg/x.py"]),
+        ("new", &["new/sparse", "new/v2.py"]),
+    ] {
+        let (port, requests) = recorder("200 OK", REPLY);
+        let arguments = [
+            "create",
+            "-f",
+            "x",
+            "--runtime",
+            "python314",
+            "--src",
+            source,
+        ];
+        let output = client(&work, port, &arguments, "");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let body: Value = serde_json::from_str(&requests.recv().unwrap().1).unwrap();
+        let entries = tar_entries(body["TarFunctionCode"].as_str().unwrap());
+        assert!(
+            entries.iter().all(|(_, kind, _)| kind == "0"),
+            "{entries:?}"
+        );
+        let packed: Vec<&str> = entries.iter().map(|(name, _, _)| name.as_str()).collect();
+        assert_eq!(packed, names, "{source}");
+    }
+}
+
+#[test]
+fn an_archive_is_sent_unchanged() {
+    let directory = working_directory();
+    std::fs::write(directory.path().join("code.tar"), "any bytes").unwrap();
+    let (port, requests) = recorder("200 OK", REPLY);
+    let arguments = [
+        "create",
+        "-f",
+        "x",
+        "--runtime",
+        "python314",
+        "--src",
+        "code.tar",
+    ];
+    assert!(
+        client(directory.path(), port, &arguments, "")
+            .status
+            .success()
+    );
+    let body: Value = serde_json::from_str(&requests.recv().unwrap().1).unwrap();
+    let code = body["TarFunctionCode"].as_str().unwrap();
+    let code = base64::engine::general_purpose::STANDARD.decode(code);
+    assert_eq!(code.unwrap(), b"any bytes");
+}
+
+#[test]
+fn empty_names_and_special_files_are_not_sent() {
+    let directory = working_directory();
+    let socket = directory.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let create = ["create", "-f", "x", "--runtime", "python314", "--src"];
+    for (arguments, status) in [
+        (&["invoke", "-f", ""][..], 1),
+        (&["poll", "--request", ""], 1),
+        (&["delete-workflow", "-f", ""], 1),
+        (&[&create[..], &[""]].concat(), 1),
+        (&[&create[..], &["socket"]].concat(), 3),
+    ] {
+        let (port, requests) = recorder("200 OK", REPLY);
+        let output = client(directory.path(), port, arguments, "");
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}");
+        assert!(
+            requests.try_recv().is_err(),
+            "sent although wrong: {arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn flags_are_taken_as_the_original_takes_them() {
+    let directory = working_directory();
+    let (port, requests) = recorder("200 OK", "plain, text: here\n");
+    let arguments = [
+        "invoke",
+        "-f",
+        "a",
+        "-f",
+        "b",
+        "-c",
+        "-1",
+        "--return-output",
+    ];
+    let output = client(directory.path(), port, &arguments, "");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let (line, body) = requests.recv().unwrap();
+    assert_eq!(line, "POST /invoke/b HTTP/1.1");
+    assert!(body.contains("\"QoSClass\":-1,") && body.contains("\"ReturnOutput\":true"));
+    assert_eq!(text(&output.stdout), "plain, text: here\n");
+}
+
+#[test]
+fn the_target_comes_from_flags_then_the_environment_then_the_configuration() {
+    let directory = working_directory();
+    let run = |environment: Option<&str>, configured: u16, flags: &[&str]| {
+        let config = format!("api:\n  port: {configured}\n");
+        std::fs::write(directory.path().join("serverledge-conf.yaml"), config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_serverledge-cli"));
+        command.arg("list").args(flags).current_dir(&directory);
+        command
+            .env("HOME", directory.path())
+            .env_remove("SERVERLEDGE_HOST");
+        match environment {
+            Some(port) => command.env("SERVERLEDGE_PORT", port),
+            None => command.env_remove("SERVERLEDGE_PORT"),
+        };
+        command.output().unwrap().status.code()
+    };
+    let port = || recorder("200 OK", REPLY).0;
+    // Nobody listens on port 1.
+    assert_eq!(run(None, port(), &[]), Some(0));
+    assert_eq!(run(Some(&port().to_string()), 1, &[]), Some(0));
+    assert_eq!(run(Some("1"), 1, &["-P", &port().to_string()]), Some(0));
+    assert_eq!(run(Some("many"), port(), &[]), Some(1));
 }

@@ -68,12 +68,19 @@ pub enum Decision {
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum DropReason {
     /// The node as a whole is smaller.
-    #[error("the function needs {memory_mb} MB and {cpu} cores, more than this node's pool has")]
+    #[error(
+        "the function needs {memory_mb} MB and {cpu} cores; all of this node's pool has \
+         {pool_memory_mb} MB and {pool_cpus} cores"
+    )]
     TooLarge {
         /// What it needs, MiB.
         memory_mb: u64,
         /// What it needs, cores.
         cpu: f64,
+        /// What there is, MiB.
+        pool_memory_mb: u64,
+        /// What there is, cores.
+        pool_cpus: f64,
     },
     /// All memory or CPU is in use, and nothing may wait.
     #[error("the node has no room for another sandbox, and no queue is configured")]

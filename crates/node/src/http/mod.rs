@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -89,6 +89,7 @@ fn connection(
         async move { Ok::<_, std::convert::Infallible>(handle(node, request).await) }
     });
     hyper::server::conn::http1::Builder::new()
+        .half_close(true)
         .timer(TokioTimer::new())
         .header_read_timeout(READ_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service)
@@ -173,6 +174,9 @@ impl Body {
     /// All of it, within the limits of size and time.
     async fn read(self) -> Result<Bytes, ApiError> {
         let max = self.max;
+        if self.incoming.size_hint().lower() > max as u64 {
+            return Err(ApiError::BodyTooLarge(max));
+        }
         let limited = Limited::new(self.incoming, max);
         match tokio::time::timeout(READ_TIMEOUT, limited.collect()).await {
             Err(_) => Err(ApiError::BodyTimeout(READ_TIMEOUT)),
