@@ -17,15 +17,17 @@
 
 mod pool;
 mod types;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use self::pool::Pool;
+use self::pool::{Pool, Sandbox, State};
 pub use self::types::{
     Action, CallId, Decision, DropReason, FunctionId, Limits, Outcome, SandboxId, SchedulerConfig,
 };
-use crate::ledger::{Ledger, Snapshot, micros};
+use self::waiting::{Waiting, WaitingRoom};
+use crate::ledger::{Ledger, Snapshot};
 use crate::time::Timestamp;
 
 /// See the module.
@@ -37,38 +39,15 @@ pub struct Scheduler {
     sandboxes: BTreeMap<SandboxId, Sandbox>,
     /// Idle sandboxes of all functions, least recently used first.
     idle: BTreeSet<(Timestamp, SandboxId)>,
-    /// Waiting calls, oldest first, and since when they wait.
-    waiting: BTreeMap<CallId, (FunctionId, Timestamp)>,
-    /// Those among them that wait for room.
-    wanting_room: BTreeSet<CallId>,
+    waiting: WaitingRoom,
     starting: usize,
+    /// Memory of the sandboxes that start for nobody: charged as warm, but not to be evicted.
+    warming: u64,
     last_sandbox: u64,
 }
 
-#[derive(Debug)]
-struct Sandbox {
-    function: FunctionId,
-    state: State,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum State {
-    /// Its memory is charged as busy, or as warm when it starts for nobody.
-    Starting {
-        began: Timestamp,
-        prewarm: bool,
-    },
-    Idle {
-        since: Timestamp,
-    },
-    Busy {
-        calls: u32,
-    },
-    /// Takes no more calls and ends with those it has.
-    Draining {
-        calls: u32,
-    },
-}
+/// How long a patient call waits. Not for ever: callers add it to clocks that overflow.
+const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Scheduler {
     /// With an empty pool.
@@ -79,9 +58,9 @@ impl Scheduler {
             pools: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             idle: BTreeSet::new(),
-            waiting: BTreeMap::new(),
-            wanting_room: BTreeSet::new(),
+            waiting: WaitingRoom::default(),
             starting: 0,
+            warming: 0,
             last_sandbox: 0,
         }
     }
@@ -107,12 +86,39 @@ impl Scheduler {
         {
             return Decision::Start(sandbox);
         }
-        let Some(pool) = self.pools.get(&function) else {
-            return Decision::Drop(DropReason::NoRoom);
-        };
+        match self.admit(call, function, patient, now, actions) {
+            Ok(cold_start) => Decision::Enqueue {
+                // Half a start later than the rule says: by then a sandbox that was started for
+                // calls just before this one is up, and the first of them tells how long they take.
+                rejudge_at: now + cold_start * 3 / 2,
+                give_up_at: now
+                    + if patient {
+                        PATIENCE
+                    } else {
+                        self.config.queue_timeout
+                    },
+            },
+            Err(reason) => {
+                self.forget_if_unused(function);
+                Decision::Drop(reason)
+            }
+        }
+    }
+
+    /// Lets a call wait that found nothing warm, starting a sandbox for it if that is better and
+    /// there is room. Returns the expected duration of a start.
+    fn admit(
+        &mut self,
+        call: CallId,
+        function: FunctionId,
+        patient: bool,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) -> Result<Duration, DropReason> {
+        let pool = self.pools.get(&function).ok_or(DropReason::NoRoom)?;
         if !self.ledger.could_ever_fit(pool.limits.memory_mb, pool.cpu) {
             let Limits { memory_mb, cpu, .. } = pool.limits;
-            return Decision::Drop(DropReason::TooLarge {
+            return Err(DropReason::TooLarge {
                 memory_mb,
                 cpu,
                 pool_memory_mb: self.config.memory_mb,
@@ -120,40 +126,37 @@ impl Scheduler {
             });
         }
         let cold_start = pool.estimate.cold_start();
-        let wait = pool.should_wait(self.config.cores) || self.starting >= self.config.starts_max;
-        let idle_or_none = pool.working() == 0;
-        if wait && (patient || pool.queue.len() < self.config.wait_capacity) {
-            self.enqueue(call, function, now);
-            if idle_or_none {
-                // It waits for its turn to start: somebody's start must end first.
-                self.wanting_room.insert(call);
-            }
-        } else if !wait && self.wanting_room.is_empty() && self.fits(function) {
-            self.enqueue(call, function, now);
-            self.create(function, false, now, actions);
-        } else if patient || self.wanting_room.len() < self.config.queue_capacity {
-            self.enqueue(call, function, now);
-            self.wanting_room.insert(call);
-        } else {
-            self.forget_if_unused(function);
-            let none = self.config.queue_capacity == 0 && !wait;
-            return Decision::Drop(if none {
-                DropReason::NoRoom
-            } else {
-                DropReason::QueueFull
-            });
-        }
-        let patience = if patient {
-            Duration::MAX
-        } else {
-            self.config.queue_timeout
+        let may_wait = patient || pool.queue.len() < self.config.wait_capacity;
+        let waiting = Waiting {
+            function,
+            since: now,
+            patient,
         };
-        Decision::Enqueue {
-            // Half a start later than the rule says: by then a sandbox that was started for calls
-            // just before this one is up, and the first of them tells how long they take.
-            rejudge_at: now + cold_start * 3 / 2,
-            give_up_at: now + patience,
+        if pool.should_wait(self.config.cores) {
+            if !may_wait {
+                return Err(DropReason::QueueFull);
+            }
+            self.enqueue(call, waiting);
+        } else if self.fits(function) {
+            if self.may_start() {
+                self.enqueue(call, waiting);
+                self.create(function, false, now, actions);
+            } else if may_wait {
+                // There is room, but older calls go first, or other starts must end first.
+                self.enqueue(call, waiting);
+                self.waiting.want(call);
+            } else {
+                return Err(DropReason::QueueFull);
+            }
+        } else if patient || self.waiting.crowd() < self.config.queue_capacity {
+            self.enqueue(call, waiting);
+            self.waiting.want(call);
+        } else if self.config.queue_capacity == 0 {
+            return Err(DropReason::NoRoom);
+        } else {
+            return Err(DropReason::QueueFull);
         }
+        Ok(cold_start)
     }
 
     /// A waiting call has waited for longer than a start takes: starts a sandbox if there are fewer
@@ -165,34 +168,35 @@ impl Scheduler {
         now: Timestamp,
         actions: &mut Vec<Action>,
     ) -> Option<Timestamp> {
-        let (function, since) = *self.waiting.get(&call)?;
+        let Waiting { function, .. } = self.waiting.get(call)?;
+        // CPU for a sandbox that is up may have become free elsewhere.
+        self.give_idle_to_waiting(function, actions);
+        let Waiting { since, .. } = self.waiting.get(call)?;
         let pool = self.pools.get(&function)?;
         let cold_start = pool.estimate.cold_start();
-        let again = now + cold_start;
+        let waited = now.since(since);
+        // Less and less often: most of those that wait for long wait for room, which comes to them.
+        let again = now + cold_start.max(waited);
         let hopeful = pool.estimate.service().is_some() && pool.should_wait(self.config.cores);
-        if hopeful && now.since(since) < cold_start * 3 {
+        if pool.provided() || (hopeful && waited < cold_start * 3) {
             return Some(again);
         }
-        let enough = pool.starting >= pool.queue.len() || self.starting >= self.config.starts_max;
-        if !enough && !self.wanting_room.contains(&call) {
-            if self.wanting_room.is_empty() && self.fits(function) {
-                self.create(function, false, now, actions);
-            } else {
-                self.wanting_room.insert(call);
-            }
+        if self.may_start() && self.fits(function) {
+            self.create(function, false, now, actions);
+        } else {
+            self.waiting.want(call);
         }
         Some(again)
     }
 
     /// The deadline of a waiting call passed. `true` if it was still waiting; it is forgotten now.
     pub fn give_up(&mut self, call: CallId, now: Timestamp, actions: &mut Vec<Action>) -> bool {
-        let Some((function, _)) = self.waiting.get(&call).copied() else {
+        let Some(Waiting { function, .. }) = self.waiting.remove(call) else {
             return false;
         };
         if let Some(pool) = self.pools.get_mut(&function) {
             pool.queue.retain(|waiting| *waiting != call);
         }
-        self.dequeued(call);
         self.settle(function, now, actions);
         true
     }
@@ -214,12 +218,12 @@ impl Scheduler {
         pool.estimate.started(now.since(began));
         pool.starting -= 1;
         pool.up += 1;
-        let memory = pool.limits.memory_mb;
         if prewarm {
+            // It has held memory only. It goes to a call that waits if its CPU is free as well.
+            let memory = pool.limits.memory_mb;
+            self.warming -= memory;
             if pool.queue.is_empty() || !self.ledger.cpu_fits(pool.cpu) {
-                self.ledger.drop_warm(memory);
-                self.ledger.take_warm(memory);
-                self.make_idle(id, function, now);
+                self.make_idle(id, function, now, actions);
                 self.settle(function, now, actions);
                 return;
             }
@@ -240,7 +244,7 @@ impl Scheduler {
             && pool.up + pool.starting == 0
         {
             for call in std::mem::take(&mut pool.queue) {
-                self.dequeued(call);
+                self.waiting.remove(call);
                 actions.push(Action::Refuse {
                     call,
                     reason: DropReason::StartFailed,
@@ -358,8 +362,7 @@ impl Scheduler {
         for id in self.sandboxes.keys().copied().collect::<Vec<_>>() {
             self.destroy(id, actions);
         }
-        self.waiting.clear();
-        self.wanting_room.clear();
+        self.waiting = WaitingRoom::default();
         self.pools.clear();
     }
 
@@ -420,10 +423,9 @@ impl Scheduler {
             && let Some(call) = pool.queue.pop_front()
         {
             calls += 1;
-            if let Some((_, since)) = self.waiting.remove(&call) {
+            if let Some(Waiting { since, .. }) = self.waiting.remove(call) {
                 pool.regret += now.since(since);
             }
-            self.wanting_room.remove(&call);
             actions.push(Action::Dispatch {
                 call,
                 sandbox: id,
@@ -436,10 +438,7 @@ impl Scheduler {
             self.ledger.drop_busy(pool.limits.memory_mb, pool.cpu);
             self.ledger.take_warm(pool.limits.memory_mb);
             pool.open.retain(|open| *open != id);
-            self.make_idle(id, function, now);
-            if self.pools.get(&function).is_some_and(|pool| pool.retired) {
-                self.destroy(id, actions);
-            }
+            self.make_idle(id, function, now, actions);
         } else if calls < pool.limits.max_concurrency && !pool.open.contains(&id) {
             pool.open.push(id);
         } else if calls >= pool.limits.max_concurrency {
@@ -457,21 +456,31 @@ impl Scheduler {
         }
         pool.regret = Duration::ZERO;
         let useful = pool.up + pool.starting < self.config.cores && pool.starting == 0;
-        let possible = self.wanting_room.is_empty() && self.starting < self.config.starts_max;
-        if useful && possible && self.fits(function) {
+        if useful && self.may_start() && self.fits(function) {
             self.create(function, false, now, actions);
         }
     }
 
-    /// The memory of the sandbox must be charged as warm already.
-    fn make_idle(&mut self, id: SandboxId, function: FunctionId, now: Timestamp) {
+    /// A sandbox runs nothing: it is kept warm, unless its function is retired. Its memory must be
+    /// charged as warm already.
+    fn make_idle(
+        &mut self,
+        id: SandboxId,
+        function: FunctionId,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
         if let Some(sandbox) = self.sandboxes.get_mut(&id) {
             sandbox.state = State::Idle { since: now };
         }
-        if let Some(pool) = self.pools.get_mut(&function) {
-            pool.idle.push(id);
-        }
         self.idle.insert((now, id));
+        let Some(pool) = self.pools.get_mut(&function) else {
+            return;
+        };
+        pool.idle.push(id);
+        if pool.retired {
+            self.destroy(id, actions);
+        }
     }
 
     /// After any change: idle sandboxes take calls of their function, freed room goes to the oldest
@@ -482,27 +491,21 @@ impl Scheduler {
             let nothing_comes = pool.working() == 0;
             pool.queue.front().copied().filter(|_| nothing_comes)
         });
-        self.wanting_room.extend(orphaned);
-        while let Some(&call) = self.wanting_room.first() {
-            let Some(&(wanting, _)) = self.waiting.get(&call) else {
-                self.wanting_room.remove(&call);
-                continue;
-            };
-            if self.give_idle_to_waiting(wanting, actions) {
+        if let Some(call) = orphaned {
+            self.waiting.want(call);
+        }
+        while let Some((call, Waiting { function, .. })) = self.waiting.first_wanting() {
+            if self.give_idle_to_waiting(function, actions) {
                 continue;
             }
-            let provided = self
-                .pools
-                .get(&wanting)
-                .is_some_and(|p| p.starting >= p.queue.len());
-            if provided {
-                self.wanting_room.remove(&call);
-            } else if self.starting < self.config.starts_max && self.fits(wanting) {
-                self.wanting_room.remove(&call);
-                self.create(wanting, false, now, actions);
-            } else {
-                break;
+            let provided = self.pools.get(&function).is_some_and(Pool::provided);
+            if !provided {
+                if self.starting >= self.config.starts_max || !self.fits(function) {
+                    break;
+                }
+                self.create(function, false, now, actions);
             }
+            self.waiting.unwant(call);
         }
         self.forget_if_unused(function);
     }
@@ -521,7 +524,7 @@ impl Scheduler {
             if let Some(pool) = self.pools.get_mut(&function) {
                 pool.queue.pop_front();
             }
-            self.dequeued(call);
+            self.waiting.remove(call);
             actions.push(Action::Dispatch {
                 call,
                 sandbox,
@@ -532,38 +535,24 @@ impl Scheduler {
         given
     }
 
-    fn enqueue(&mut self, call: CallId, function: FunctionId, now: Timestamp) {
-        self.waiting.insert(call, (function, now));
-        if let Some(pool) = self.pools.get_mut(&function) {
+    fn enqueue(&mut self, call: CallId, waiting: Waiting) {
+        if let Some(pool) = self.pools.get_mut(&waiting.function) {
             pool.queue.push_back(call);
         }
+        self.waiting.add(call, waiting);
     }
 
-    fn dequeued(&mut self, call: CallId) {
-        self.waiting.remove(&call);
-        self.wanting_room.remove(&call);
+    /// Whether a new start would overtake nobody and be one of few enough.
+    fn may_start(&self) -> bool {
+        self.starting < self.config.starts_max && self.waiting.first_wanting().is_none()
     }
 
     /// Whether a sandbox of the function can start now, evicting idle ones if need be.
     fn fits(&self, function: FunctionId) -> bool {
         self.pools.get(&function).is_some_and(|pool| {
             self.ledger.cpu_fits(pool.cpu)
-                && pool.limits.memory_mb <= self.evictable() + self.ledger.memory_free()
+                && pool.limits.memory_mb <= self.ledger.memory_available() - self.warming
         })
-    }
-
-    /// Memory of idle sandboxes. Those that start for nobody are charged as warm, but not evicted.
-    fn evictable(&self) -> u64 {
-        let mut memory = self.ledger.memory_available() - self.ledger.memory_free();
-        for sandbox in self.sandboxes.values().filter(|_| self.starting > 0) {
-            if let State::Starting { prewarm: true, .. } = sandbox.state {
-                memory -= self
-                    .pools
-                    .get(&sandbox.function)
-                    .map_or(0, |p| p.limits.memory_mb);
-            }
-        }
-        memory
     }
 
     fn create(
@@ -575,22 +564,22 @@ impl Scheduler {
     ) -> SandboxId {
         self.last_sandbox += 1;
         let id = SandboxId(self.last_sandbox);
-        let Some(limits) = self.pools.get(&function).map(|pool| pool.limits) else {
+        let Some(pool) = self.pools.get_mut(&function) else {
             return id;
         };
-        while self.ledger.memory_free() < limits.memory_mb
+        pool.starting += 1;
+        self.starting += 1;
+        let (memory, cpu) = (pool.limits.memory_mb, pool.cpu);
+        while self.ledger.memory_free() < memory
             && let Some(&(_, victim)) = self.idle.first()
         {
             self.destroy(victim, actions);
         }
         if prewarm {
-            self.ledger.take_warm(limits.memory_mb);
+            self.ledger.take_warm(memory);
+            self.warming += memory;
         } else {
-            self.ledger.take_busy(limits.memory_mb, micros(limits.cpu));
-        }
-        self.starting += 1;
-        if let Some(pool) = self.pools.get_mut(&function) {
-            pool.starting += 1;
+            self.ledger.take_busy(memory, cpu);
         }
         let state = State::Starting {
             began: now,
@@ -621,6 +610,7 @@ impl Scheduler {
                 self.starting -= 1;
                 if prewarm {
                     self.ledger.drop_warm(memory);
+                    self.warming -= memory;
                 } else {
                     self.ledger.drop_busy(memory, pool.cpu);
                 }

@@ -469,7 +469,7 @@ impl Pool {
     }
 
     fn instant(&self, at: Timestamp) -> Instant {
-        self.epoch + at.0
+        self.epoch.checked_add(at.0).unwrap_or_else(|| self.epoch + FAR_AWAY)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -477,6 +477,12 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Later than any timer that matters.
+const FAR_AWAY: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Between an arrival and the start it ordered lies less.
+const ORDERED_AT_ONCE: Duration = Duration::from_millis(1);
 
 /// Hands a sandbox to a waiting call.
 fn dispatch(state: &mut State, call: CallId, id: SandboxId, cold: bool) {
@@ -491,6 +497,12 @@ fn dispatch(state: &mut State, call: CallId, id: SandboxId, cold: bool) {
     };
     let waited_until = if cold { entry.ordered } else { Instant::now() };
     let queueing = waited_until.saturating_duration_since(waiting.since);
+    // A start that was ordered when the call arrived was not waited for in a queue.
+    let queueing = if cold && queueing < ORDERED_AT_ONCE {
+        Duration::ZERO
+    } else {
+        queueing
+    };
     // The waiter's task holds the receiver until it is answered; if it is gone (runtime shutting
     // down), the sandbox goes with the pool.
     let _ = waiting.grant.send(Ok(Granted {

@@ -85,8 +85,8 @@ pub enum DropReason {
     /// All memory or CPU is in use, and nothing may wait.
     #[error("the node has no room for another sandbox, and no queue is configured")]
     NoRoom,
-    /// All memory or CPU is in use, and too many wait.
-    #[error("the node has no room for another sandbox, and its queue is full")]
+    /// Too many wait: for room, or by choice for a sandbox that is there or on its way.
+    #[error("too many calls are waiting already")]
     QueueFull,
     /// It waited for too long.
     #[error("no sandbox became free in time (scheduler.queue.timeout)")]

@@ -26,7 +26,7 @@ pub(crate) enum ApiError {
     NotFound,
     #[error("method not allowed")]
     MethodNotAllowed,
-    #[error("the request body is larger than {0} bytes")]
+    #[error("the request body is larger than the limit of {0} bytes")]
     BodyTooLarge(usize),
     #[error("the request body did not arrive within {0:?}")]
     BodyTimeout(Duration),
