@@ -1,0 +1,5 @@
+"""Does nothing: what an invocation costs by itself."""
+
+
+def handler(params, context):
+    return None
