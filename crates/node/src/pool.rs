@@ -469,7 +469,9 @@ impl Pool {
     }
 
     fn instant(&self, at: Timestamp) -> Instant {
-        self.epoch.checked_add(at.0).unwrap_or_else(|| self.epoch + FAR_AWAY)
+        self.epoch
+            .checked_add(at.0)
+            .unwrap_or_else(|| self.epoch + FAR_AWAY)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
