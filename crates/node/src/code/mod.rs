@@ -1,7 +1,7 @@
 //! The code of functions: archives in files named by their digest, and their contents unpacked.
 //!
 //! Archives come from strangers. They are walked entry by entry and checked whole before anything
-//! is kept ([`archive`], [`tree`]); nothing here runs or interprets what is in them. An archive is
+//! is kept (`archive`, `tree`); nothing here runs or interprets what is in them. An archive is
 //! on disk, synced, before [`CodeStore::put`] returns. The unpacked directory is a cache: made at
 //! the first use, moved into place by one rename, thrown away when the machine (not just the node)
 //! was restarted, because it is never synced. All of this is file work: call it off the async

@@ -1,7 +1,7 @@
 //! The built-in backend: namespaces, cgroups and seccomp, on the host's own interpreters.
 //!
 //! A sandbox is made by three processes: the node decides and keeps the connections, the helper
-//! ([`helper`]) forks into new namespaces and sets them up ([`child`]), the executor is pid 1
+//! (`helper`) forks into new namespaces and sets them up (`child`), the executor is pid 1
 //! inside and starts the interpreter. See `docs/decisions` for why this isn't libcontainer.
 
 mod backend;
