@@ -1,119 +1,147 @@
 //! `cargo xtask ci`: everything that must hold, in the order in which it fails fastest.
 
-use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::{root, setup, tidy};
+use crate::{cargo, setup, tidy};
 
-/// Cargo's arguments of each step.
-const STEPS: [(&str, &[&str]); 5] = [
-    ("format", &["fmt", "--all", "--", "--check"]),
-    (
-        "clippy",
-        &[
-            "clippy",
-            "--locked",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ],
-    ),
-    ("test", &["test", "--locked", "--workspace"]),
-    (
-        "doc",
-        &["doc", "--locked", "--workspace", "--no-deps", "--quiet"],
-    ),
-    (
-        "deny",
-        &["deny", "--locked", "check", "bans", "licenses", "sources"],
-    ),
+/// How much is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// What CI runs.
+    Everything,
+    /// What needs no set-up: format, tidy, clippy, unit tests.
+    Fast,
+}
+
+/// One thing that must hold.
+struct Step {
+    name: &'static str,
+    run: fn() -> anyhow::Result<()>,
+    /// What to do about a failure.
+    advice: &'static str,
+    scopes: &'static [Scope],
+}
+
+const BOTH: &[Scope] = &[Scope::Everything, Scope::Fast];
+const EVERYTHING: &[Scope] = &[Scope::Everything];
+
+const STEPS: [Step; 10] = [
+    Step {
+        name: "set-up",
+        run: setup::packages,
+        advice: "install what is named above by hand, then again",
+        scopes: EVERYTHING,
+    },
+    Step {
+        name: "toolchain",
+        run: setup::toolchain,
+        advice: "install rustfmt and clippy for this toolchain",
+        scopes: BOTH,
+    },
+    Step {
+        name: "format",
+        run: || cargo(&["fmt", "--all", "--", "--check"], &[]),
+        advice: "`cargo fmt --all` repairs it",
+        scopes: BOTH,
+    },
+    Step {
+        name: "tidy",
+        run: tidy::run,
+        advice: "each line above is a broken rule; CONTRIBUTING.md has the reasons",
+        scopes: BOTH,
+    },
+    Step {
+        name: "clippy",
+        run: clippy,
+        advice: "mend the first warning above; `#[expect(.., reason = ..)]` if it is wrong",
+        scopes: BOTH,
+    },
+    Step {
+        name: "unit tests",
+        run: || cargo(&["test", "--locked", "--workspace", "--lib", "--bins"], &[]),
+        advice: "`cargo test -p PACKAGE --lib NAME` runs one alone",
+        scopes: &[Scope::Fast],
+    },
+    Step {
+        name: "tests",
+        run: || cargo(&["test", "--locked", "--workspace"], &[]),
+        advice: "`cargo test -p PACKAGE --test it NAME -- --nocapture` runs one alone",
+        scopes: EVERYTHING,
+    },
+    Step {
+        name: "doc",
+        run: documentation,
+        advice: "mend the comment that is named above",
+        scopes: EVERYTHING,
+    },
+    Step {
+        name: "get deny",
+        run: setup::cargo_deny,
+        advice: "install cargo-deny by hand (it needs the network), then again",
+        scopes: EVERYTHING,
+    },
+    Step {
+        name: "deny",
+        run: deny,
+        advice: "choose another dependency, or change deny.toml with a reason",
+        scopes: EVERYTHING,
+    },
 ];
 
-/// Runs all steps; stops at the first that fails.
-pub(crate) fn run() -> anyhow::Result<()> {
+/// Runs the steps; stops at the first that fails.
+pub(crate) fn run(scope: Scope) -> anyhow::Result<()> {
+    let steps: Vec<&Step> = STEPS
+        .iter()
+        .filter(|step| step.scopes.contains(&scope))
+        .collect();
     let began = Instant::now();
-    let mut done: Vec<(&str, f64)> = Vec::new();
-    timed("set-up", &mut done, setup::run)?;
-    timed("tidy", &mut done, tidy::run)?;
-    for (name, arguments) in STEPS {
-        if name == "deny" {
-            timed("set-up deny", &mut done, setup::cargo_deny)?;
+    let mut done: Vec<(&str, Duration)> = Vec::new();
+    for (number, step) in steps.iter().enumerate() {
+        println!("== {} ({} of {})", step.name, number + 1, steps.len());
+        let step_began = Instant::now();
+        let result = (step.run)();
+        done.push((step.name, step_began.elapsed()));
+        if let Err(error) = result {
+            summary(&done, "FAILED");
+            bail!("{}: {error:#}\n  what to do: {}", step.name, step.advice);
         }
-        timed(name, &mut done, || cargo(name, arguments))?;
     }
-    println!();
-    for (name, seconds) in &done {
-        println!("{name:<12} {seconds:>7.1} s");
-    }
-    println!(
-        "{:<12} {:>7.1} s: all passed",
-        "total",
-        began.elapsed().as_secs_f64()
-    );
+    summary(&done, "ok");
+    let seconds = began.elapsed().as_secs_f64();
+    println!("{} steps, all passed, {seconds:.1} s", done.len());
     Ok(())
 }
 
-fn timed<'a>(
-    name: &'a str,
-    done: &mut Vec<(&'a str, f64)>,
-    step: impl FnOnce() -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    println!("== {name}");
-    let began = Instant::now();
-    step()?;
-    done.push((name, began.elapsed().as_secs_f64()));
-    Ok(())
+fn summary(done: &[(&str, Duration)], last: &str) {
+    println!("\n{:<12} {:>9}  result", "step", "time");
+    for (number, (name, time)) in done.iter().enumerate() {
+        let result = if number + 1 == done.len() { last } else { "ok" };
+        println!("{name:<12} {:>7.1} s  {result}", time.as_secs_f64());
+    }
 }
 
-fn cargo(name: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    let mut command = Command::new("cargo");
-    command.args(arguments).current_dir(root());
-    if name == "doc" {
-        command.env("RUSTDOCFLAGS", "-D warnings");
-    }
-    let status = command.status()?;
-    if !status.success() {
-        bail!(
-            "'cargo {}' failed ({status}); run it alone to work on it",
-            arguments.join(" ")
-        );
-    }
-    Ok(())
+fn clippy() -> anyhow::Result<()> {
+    let what = ["clippy", "--locked", "--workspace", "--all-targets"];
+    cargo(&[&what[..], &["--", "-D", "warnings"]].concat(), &[])
 }
 
-/// `cargo xtask dist`: release programs and the licence in one archive.
-pub(crate) fn dist() -> anyhow::Result<()> {
-    let packages = ["-p", "serverledge", "-p", "serverledge-cli"];
+fn documentation() -> anyhow::Result<()> {
     cargo(
-        "dist",
-        &[&["build", "--locked", "--release"], &packages[..]].concat(),
-    )?;
-    let target = root().join("target");
-    let dist = target.join("dist");
-    std::fs::create_dir_all(&dist)?;
-    let name = format!(
-        "serverledge-{}-{}",
-        env!("CARGO_PKG_VERSION"),
-        std::env::consts::ARCH
-    );
-    let archive = dist.join(format!("{name}.tar.gz"));
-    let status = Command::new("tar")
-        .arg("-czf")
-        .arg(&archive)
-        .arg("-C")
-        .arg(target.join("release"))
-        .args(["serverledge", "serverledge-cli"])
-        .arg("-C")
-        .arg(root())
-        .args(["LICENSE", "README.md"])
-        .status()?;
-    if !status.success() {
-        bail!("tar failed ({status})");
-    }
-    println!("{}", archive.display());
-    Ok(())
+        &["doc", "--locked", "--workspace", "--no-deps", "--quiet"],
+        &[("RUSTDOCFLAGS", "-D warnings")],
+    )
+}
+
+/// Without the advisories: their database can't be reached from everywhere.
+fn deny() -> anyhow::Result<()> {
+    let what = [
+        "deny",
+        "--locked",
+        "--workspace",
+        "check",
+        "--hide-inclusion-graph",
+    ];
+    cargo(&[&what[..], &["bans", "licenses", "sources"]].concat(), &[])
 }

@@ -3,297 +3,126 @@
 //! Absolute times mean nothing on shared machines; ratios within one run do. Each figure is the
 //! median over rounds in which floor and node alternate.
 
+mod client;
 mod load;
+mod measure;
+mod report;
 mod server;
 
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, bail};
 
-use self::load::Summary;
-use self::server::{Server, floor, node};
+use self::report::Report;
+use self::server::Language;
 
-/// A promise of `SPECIFICATION.md` and what was measured.
-struct Row {
-    what: String,
-    floor: String,
-    ours: String,
-    ratio: Option<f64>,
-    target: String,
-    met: bool,
+/// One measurement of the table in `SPECIFICATION.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Benchmark {
+    Warm(Language),
+    Cold,
+    Burst,
+    Idle,
 }
 
+const BENCHMARKS: [(&str, Benchmark); 5] = [
+    ("warm-python", Benchmark::Warm(Language::Python)),
+    ("warm-node", Benchmark::Warm(Language::Node)),
+    ("cold", Benchmark::Cold),
+    ("burst", Benchmark::Burst),
+    ("idle", Benchmark::Idle),
+];
+
+/// What is measured, how often and how long.
+#[derive(Debug)]
 struct Plan {
+    benchmarks: Vec<Benchmark>,
     rounds: usize,
+    /// Of one load on one server.
     duration: Duration,
-    cold: usize,
-    only: Option<String>,
+    /// Cold starts.
+    starts: usize,
+    json: Option<PathBuf>,
 }
 
 impl Plan {
-    fn of(arguments: &[String]) -> Self {
-        let quick = arguments.iter().any(|argument| argument == "--quick");
-        let only = arguments
-            .iter()
-            .find(|argument| !argument.starts_with("--"))
-            .cloned();
-        if quick {
-            Self {
-                rounds: 1,
-                duration: Duration::from_secs(1),
-                cold: 5,
-                only,
-            }
-        } else {
-            Self {
-                rounds: 5,
-                duration: Duration::from_secs(2),
-                cold: 30,
-                only,
+    fn parse(words: &[&str]) -> anyhow::Result<Self> {
+        let mut plan = Self {
+            benchmarks: Vec::new(),
+            rounds: 5,
+            duration: Duration::from_secs(2),
+            starts: 30,
+            json: None,
+        };
+        let mut words = words.iter().copied();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().with_context(|| format!("{word}: what?"));
+            match word {
+                "--quick" => {
+                    plan.rounds = 3;
+                    plan.duration = Duration::from_millis(500);
+                    plan.starts = 5;
+                }
+                "--json" => plan.json = Some(value()?.into()),
+                "--only" => {
+                    let name = value()?;
+                    plan.benchmarks.push(named(name)?);
+                }
+                name => plan.benchmarks.push(named(name)?),
             }
         }
+        if plan.benchmarks.is_empty() {
+            plan.benchmarks = BENCHMARKS.map(|(_, benchmark)| benchmark).to_vec();
+        }
+        Ok(plan)
     }
+}
 
-    fn wants(&self, name: &str) -> bool {
-        self.only.as_deref().is_none_or(|only| only == name)
-    }
+fn named(name: &str) -> anyhow::Result<Benchmark> {
+    let found = BENCHMARKS.iter().find(|(known, _)| *known == name);
+    let Some((_, benchmark)) = found else {
+        let known = BENCHMARKS.map(|(known, _)| known).join(", ");
+        bail!("no benchmark or option '{name}'; there are {known}, --quick and --json FILE");
+    };
+    Ok(*benchmark)
 }
 
 /// Runs the benchmarks named, or all.
-pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
-    let plan = Plan::of(arguments);
+pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
+    let plan = Plan::parse(words)?;
     server::build()?;
-    let mut rows = Vec::new();
-    for (name, runtime, file) in [
-        ("warm-python", "python314", "py"),
-        ("warm-node", "nodejs17ng", "mjs"),
-    ] {
-        if plan.wants(name) {
-            warm(&plan, name, runtime, file, &mut rows)?;
+    let mut report = Report::new();
+    for benchmark in &plan.benchmarks {
+        match benchmark {
+            Benchmark::Warm(language) => measure::warm(&plan, *language, &mut report)?,
+            Benchmark::Cold => measure::cold(&plan, &mut report)?,
+            Benchmark::Burst => measure::burst(&plan, &mut report)?,
+            Benchmark::Idle => measure::idle(&mut report)?,
         }
     }
-    if plan.wants("cold") {
-        cold(&plan, &mut rows)?;
+    report.print();
+    if let Some(path) = &plan.json {
+        report
+            .write(path)
+            .with_context(|| format!("writing {}", path.display()))?;
     }
-    if plan.wants("burst") {
-        burst(&plan, &mut rows)?;
-    }
-    if plan.wants("idle") {
-        idle(&mut rows)?;
-    }
-    print(&rows);
     Ok(())
 }
 
-fn warm(
-    plan: &Plan,
-    name: &str,
-    runtime: &str,
-    file: &str,
-    rows: &mut Vec<Row>,
-) -> anyhow::Result<()> {
-    for connections in [1, 8, 32] {
-        let floor = floor(file, if connections == 1 { 1 } else { 2 })?;
-        let node = node()?;
-        node.create("noop", runtime)?;
-        node.call("/invoke/noop")?;
-        let mut pairs = Vec::new();
-        for round in 0..plan.rounds {
-            println!("{name}: {connections} connections, round {}", round + 1);
-            let of_floor = load::run(floor.port, "/invoke/noop", connections, plan.duration)?;
-            let of_node = load::run(node.port, "/invoke/noop", connections, plan.duration)?;
-            pairs.push((of_floor, of_node));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_are_read() {
+        let plan = Plan::parse(&[]).unwrap();
+        assert_eq!(plan.benchmarks.len(), BENCHMARKS.len());
+        let plan = Plan::parse(&["idle", "--only", "cold", "--quick", "--json", "x"]).unwrap();
+        assert_eq!(plan.benchmarks, [Benchmark::Idle, Benchmark::Cold]);
+        assert_eq!((plan.starts, plan.json), (5, Some("x".into())));
+        for wrong in [&["--only"][..], &["warm"], &["--json"], &["--fast"]] {
+            assert!(Plan::parse(wrong).is_err(), "{wrong:?}");
         }
-        compare(name, connections, &pairs, rows);
-    }
-    Ok(())
-}
-
-fn compare(name: &str, connections: usize, pairs: &[(Summary, Summary)], rows: &mut Vec<Row>) {
-    let middle = |value: &dyn Fn(&(Summary, Summary)) -> f64| median(pairs.iter().map(value));
-    let (floor_p50, p50) = (middle(&|pair| pair.0.p50), middle(&|pair| pair.1.p50));
-    let (floor_rate, rate) = (middle(&|pair| pair.0.rate), middle(&|pair| pair.1.rate));
-    let p99 = middle(&|pair| pair.1.p99);
-    let p50_ratio = middle(&|pair| pair.1.p50 / pair.0.p50);
-    let rate_ratio = middle(&|pair| pair.1.rate / pair.0.rate);
-    let what = |figure: &str| format!("{name}, {connections} conn: {figure}");
-    let rate_min = if connections == 1 { 0.65 } else { 0.6 };
-    if connections == 1 {
-        rows.push(Row {
-            what: what("p50"),
-            floor: micros(floor_p50),
-            ours: micros(p50),
-            ratio: Some(p50_ratio),
-            target: "<= 1.5 x".into(),
-            met: p50_ratio <= 1.5,
-        });
-    } else {
-        rows.push(Row {
-            what: what("p99 / p50"),
-            floor: String::new(),
-            ours: format!("{} / {}", micros(p99), micros(p50)),
-            ratio: Some(p99 / p50),
-            target: "<= 10 x".into(),
-            met: p99 <= 10.0 * p50,
-        });
-    }
-    rows.push(Row {
-        what: what("requests/s"),
-        floor: format!("{floor_rate:.0}"),
-        ours: format!("{rate:.0}"),
-        ratio: Some(rate_ratio),
-        target: format!(">= {rate_min} x"),
-        met: rate_ratio >= rate_min,
-    });
-}
-
-/// The first call of a function that never ran: a sandbox from nothing.
-fn cold(plan: &Plan, rows: &mut Vec<Row>) -> anyhow::Result<()> {
-    for (language, runtime, target) in [
-        ("Python", "python314", Some(30.0)),
-        ("Node.js", "nodejs17ng", None),
-    ] {
-        let node = node()?;
-        let mut times = Vec::new();
-        for number in 0..plan.cold {
-            let name = format!("cold{number}");
-            node.create(&name, runtime)?;
-            let began = Instant::now();
-            node.call(&format!("/invoke/{name}"))?;
-            times.push(began.elapsed().as_secs_f64());
-            node.delete(&name)?;
-        }
-        let floor = server::interpreter_start(language)?;
-        let p50 = median(times.iter().copied()) * 1e3;
-        times.sort_by(f64::total_cmp);
-        let p95 = times[times.len() * 95 / 100] * 1e3;
-        rows.push(Row {
-            what: format!("cold start, {language}: p50 (p95)"),
-            floor: format!("{:.1} ms (interpreter alone)", floor * 1e3),
-            ours: format!("{p50:.1} ms ({p95:.1} ms)"),
-            ratio: Some(p50 / 1e3 / floor),
-            target: target.map_or("-".into(), |target| format!("<= {target} ms")),
-            met: target.is_none_or(|target| p50 <= target),
-        });
-    }
-    Ok(())
-}
-
-/// 32 calls at once of a function that never ran.
-fn burst(plan: &Plan, rows: &mut Vec<Row>) -> anyhow::Result<()> {
-    let node = node()?;
-    let mut slowest = Vec::new();
-    for number in 0..plan.rounds.max(3) {
-        let name = format!("burst{number}");
-        node.create(&name, "python314")?;
-        let path = format!("/invoke/{name}");
-        let times: Vec<f64> = std::thread::scope(|scope| {
-            let calls: Vec<_> = (0..32)
-                .map(|_| {
-                    scope.spawn(|| {
-                        let began = Instant::now();
-                        node.call(&path).map(|_| began.elapsed().as_secs_f64())
-                    })
-                })
-                .collect();
-            calls
-                .into_iter()
-                .filter_map(|call| call.join().ok()?.ok())
-                .collect()
-        });
-        ensure!(times.len() == 32, "{} of 32 calls failed", 32 - times.len());
-        slowest.push(times.into_iter().fold(0.0, f64::max));
-        node.delete(&name)?;
-    }
-    let slowest = median(slowest.into_iter()) * 1e3;
-    rows.push(Row {
-        what: "32 at once from cold: slowest".into(),
-        floor: String::new(),
-        ours: format!("{slowest:.1} ms"),
-        ratio: None,
-        target: "<= 150 ms".into(),
-        met: slowest <= 150.0,
-    });
-    Ok(())
-}
-
-/// Memory of a node that does nothing: proportional set size of all its processes.
-fn idle(rows: &mut Vec<Row>) -> anyhow::Result<()> {
-    let node = node()?;
-    node.call_status()?;
-    std::thread::sleep(Duration::from_millis(500));
-    let megabytes = node.memory()? as f64 / 1024.0;
-    rows.push(Row {
-        what: "memory, idle (PSS, node and helper)".into(),
-        floor: String::new(),
-        ours: format!("{megabytes:.1} MB"),
-        ratio: None,
-        target: "<= 20 MB".into(),
-        met: megabytes <= 20.0,
-    });
-    Ok(())
-}
-
-fn print(rows: &[Row]) {
-    println!("\n| what | floor | node | ratio | target | met |\n|---|---|---|---|---|---|");
-    for Row {
-        what,
-        floor,
-        ours,
-        ratio,
-        target,
-        met,
-    } in rows
-    {
-        let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
-        let met = if *met { "yes" } else { "NO" };
-        println!("| {what} | {floor} | {ours} | {ratio} | {target} | {met} |");
-    }
-}
-
-fn micros(seconds: f64) -> String {
-    format!("{:.0} us", seconds * 1e6)
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-impl Server {
-    /// A no-op function called `name`.
-    fn create(&self, name: &str, runtime: &str) -> anyhow::Result<()> {
-        let (handler, file, source) = if runtime.starts_with("python") {
-            (
-                "noop.handler",
-                "noop.py",
-                "def handler(params, context):\n    return None\n",
-            )
-        } else {
-            ("noop.js", "noop.js", "module.exports = () => null;\n")
-        };
-        let body = serde_json::json!({
-            "Name": name, "Runtime": runtime, "MemoryMB": 64, "Handler": handler,
-            "TarFunctionCode": server::tar_base64(file, source)?,
-        });
-        self.post("/create", &body.to_string()).map(drop)
-    }
-
-    fn delete(&self, name: &str) -> anyhow::Result<()> {
-        self.post("/delete", &serde_json::json!({ "Name": name }).to_string())
-            .map(drop)
-    }
-
-    fn call(&self, path: &str) -> anyhow::Result<String> {
-        self.post(path, load::BODY)
-    }
-
-    fn call_status(&self) -> anyhow::Result<String> {
-        load::exchange(self.port, "GET", "/status", "")
-    }
-
-    fn post(&self, path: &str, body: &str) -> anyhow::Result<String> {
-        load::exchange(self.port, "POST", path, body)
     }
 }

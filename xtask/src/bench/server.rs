@@ -1,171 +1,230 @@
-//! The servers under test: started on free ports, stopped with their value.
+//! The servers under test: started on free ports, stopped when their value is dropped.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use serde_json::json;
 
-use crate::root;
+use super::client::{Client, request};
+use super::load::BODY;
+use crate::{cargo, root, target};
+
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A node that is asked to stop removes its sandboxes first.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Of the functions that are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Language {
+    Python,
+    Node,
+}
 
 /// A running server.
-pub(crate) struct Server {
-    pub(crate) port: u16,
+pub(super) struct Server {
+    pub(super) port: u16,
     child: Child,
+    /// A node's directory, deleted with it.
     storage: Option<PathBuf>,
 }
 
 /// Compiles both in release mode.
-pub(crate) fn build() -> anyhow::Result<()> {
-    let arguments = [
-        "build",
-        "--locked",
-        "--release",
-        "-p",
-        "serverledge",
-        "-p",
-        "floor",
-    ];
-    let status = Command::new("cargo")
-        .args(arguments)
-        .current_dir(root())
-        .status()?;
-    ensure!(status.success(), "the build failed ({status})");
-    Ok(())
+pub(super) fn build() -> anyhow::Result<()> {
+    let what = ["-p", "serverledge", "-p", "floor"];
+    cargo(
+        &[&["build", "--locked", "--release"], &what[..]].concat(),
+        &[],
+    )
 }
 
-/// The floor with so many interpreters; `ending` chooses the language.
-pub(crate) fn floor(ending: &str, processes: usize) -> anyhow::Result<Server> {
-    let interpreter = if ending == "py" {
-        "/usr/bin/python3"
-    } else {
-        "/usr/bin/node"
+/// The floor with so many interpreters.
+pub(super) fn floor(language: Language, processes: usize) -> anyhow::Result<Server> {
+    let script = match language {
+        Language::Python => "benches/floor.py",
+        Language::Node => "benches/floor.mjs",
     };
-    let mut child = Command::new(root().join("target/release/floor"))
-        .arg(interpreter)
-        .arg(root().join("benches").join(format!("floor.{ending}")))
+    let child = Command::new(target().join("release/floor"))
+        .arg(language.interpreter())
+        .arg(root().join(script))
         .arg(processes.to_string())
+        .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .spawn()?;
-    let mut line = String::new();
-    let output = child.stdout.take().context("the floor's output")?;
-    BufReader::new(output).read_line(&mut line)?;
-    let port = line.trim().parse().context("the floor's port")?;
-    Ok(Server {
-        port,
-        child,
-        storage: None,
-    })
-}
-
-/// A node with default settings and storage of its own.
-pub(crate) fn node() -> anyhow::Result<Server> {
-    let unique = Instant::now();
-    let storage = std::env::temp_dir().join(format!(
-        "sl-bench-{}-{:x}",
-        std::process::id(),
-        hash(&format!("{unique:?}"))
-    ));
-    std::fs::create_dir_all(&storage)?;
-    let child = Command::new(root().join("target/release/serverledge"))
-        .env("SERVERLEDGE_API_PORT", "0")
-        .env("SERVERLEDGE_STORAGE_PATH", &storage)
-        .env("SERVERLEDGE_CONTAINER_POOL_MEMORY", "4096")
-        .env("RUST_LOG", "warn")
-        .spawn()?;
+        .spawn()
+        .context("starting the floor")?;
     let mut server = Server {
         port: 0,
         child,
-        storage: Some(storage.clone()),
+        storage: None,
+    };
+    let output = server.child.stdout.take().context("the floor's output")?;
+    let mut line = String::new();
+    BufReader::new(output).read_line(&mut line)?;
+    server.port = line.trim().parse().context("the floor did not start")?;
+    Ok(server)
+}
+
+/// A node with an empty store.
+pub(super) fn node() -> anyhow::Result<Server> {
+    let storage = temporary("node");
+    std::fs::create_dir_all(&storage)?;
+    let config = storage.join("bench.yaml");
+    let path = storage.join("storage");
+    std::fs::write(
+        &config,
+        format!(
+            "api.port: 0\ncontainer.pool.memory: 4096\nstorage.path: {}\n",
+            path.display()
+        ),
+    )?;
+    let child = Command::new(target().join("release/serverledge"))
+        .arg(&config)
+        .env("RUST_LOG", "warn")
+        .stdin(Stdio::null())
+        .spawn()
+        .context("starting the node")?;
+    let mut server = Server {
+        port: 0,
+        child,
+        storage: Some(storage),
     };
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(10) {
-        let address = std::fs::read_to_string(storage.join("api.address")).unwrap_or_default();
+    while began.elapsed() < START_TIMEOUT {
+        let address = std::fs::read_to_string(path.join("api.address")).unwrap_or_default();
         if let Some((_, port)) = address.trim().rsplit_once(':') {
             server.port = port.parse()?;
             return Ok(server);
         }
+        if let Some(status) = server.child.try_wait()? {
+            bail!("the node did not start ({status})");
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
-    bail!("the node did not start")
+    bail!("the node did not start within {START_TIMEOUT:?}")
 }
 
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+impl Language {
+    fn interpreter(self) -> &'static str {
+        match self {
+            Self::Python => "/usr/bin/python3",
+            Self::Node => "/usr/bin/node",
+        }
+    }
 }
 
 impl Server {
-    /// Proportional set size of its processes, KiB.
-    pub(crate) fn memory(&self) -> anyhow::Result<u64> {
+    /// Registers a no-op function.
+    pub(super) fn create(&self, name: &str, language: Language) -> anyhow::Result<()> {
+        let (runtime, handler, file) = match language {
+            Language::Python => ("python314", "noop.handler", "noop.py"),
+            Language::Node => ("nodejs17ng", "noop.js", "noop.js"),
+        };
+        let body = json!({
+            "Name": name, "Runtime": runtime, "MemoryMB": 128, "Handler": handler,
+            "TarFunctionCode": tar_base64(&root().join("examples"), file)?,
+        });
+        self.request("POST", "/create", &body.to_string())
+    }
+
+    pub(super) fn delete(&self, name: &str) -> anyhow::Result<()> {
+        self.request("POST", "/delete", &json!({ "Name": name }).to_string())
+    }
+
+    pub(super) fn invoke(&self, name: &str) -> anyhow::Result<()> {
+        self.request("POST", &format!("/invoke/{name}"), BODY)
+    }
+
+    pub(super) fn status(&self) -> anyhow::Result<()> {
+        self.request("GET", "/status", "")
+    }
+
+    /// On a connection of its own.
+    fn request(&self, method: &str, path: &str, body: &str) -> anyhow::Result<()> {
+        let mut client = Client::connect(self.port)?;
+        client
+            .exchange(&request(method, path, body))
+            .map(drop)
+            .with_context(|| format!("{method} {path}"))
+    }
+
+    /// Proportional set size of its processes.
+    pub(super) fn memory_kib(&self) -> anyhow::Result<u64> {
         let mut total = 0;
         let mut processes = vec![self.child.id()];
         while let Some(process) = processes.pop() {
             let directory = PathBuf::from("/proc").join(process.to_string());
             let rollup = std::fs::read_to_string(directory.join("smaps_rollup"))?;
             let line = rollup.lines().find(|line| line.starts_with("Pss:"));
-            let size = line
-                .and_then(|line| line.split_whitespace().nth(1))
-                .context("no Pss")?;
-            total += size.parse::<u64>()?;
+            let size = line.and_then(|line| line.split_whitespace().nth(1));
+            total += size.context("no Pss")?.parse::<u64>()?;
             for task in std::fs::read_dir(directory.join("task"))? {
                 let children = std::fs::read_to_string(task?.path().join("children"))?;
-                processes.extend(
-                    children
-                        .split_whitespace()
-                        .filter_map(|id| id.parse::<u32>().ok()),
-                );
+                let children = children.split_whitespace();
+                processes.extend(children.filter_map(|id| id.parse::<u32>().ok()));
             }
         }
         Ok(total)
+    }
+
+    /// Politely, so that a node removes its sandboxes; then not.
+    fn stop(&mut self) {
+        let id = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-TERM", &id]).status();
+        let began = Instant::now();
+        while began.elapsed() < STOP_TIMEOUT {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        eprintln!("process {id} did not stop within {STOP_TIMEOUT:?}");
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if self.storage.is_some() {
-            // Politely, so that it removes its sandboxes.
-            let id = self.child.id().to_string();
-            let _ = Command::new("kill").args(["-TERM", &id]).status();
-        } else {
-            let _ = self.child.kill();
-        }
-        let _ = self.child.wait();
+        self.stop();
         if let Some(storage) = &self.storage {
             let _ = std::fs::remove_dir_all(storage);
         }
     }
 }
 
-/// Start and end of the interpreter alone, seconds: what no cold start can beat without prestarted
-/// sandboxes.
-pub(crate) fn interpreter_start(language: &str) -> anyhow::Result<f64> {
-    let (program, arguments): (_, &[&str]) = match language {
-        "Python" => ("/usr/bin/python3", &["-I", "-S", "-c", "pass"]),
-        _ => ("/usr/bin/node", &["-e", "0"]),
+/// Start and end of the interpreter alone: what no cold start can beat without prestarted sandboxes.
+pub(super) fn interpreter_alone(language: Language) -> anyhow::Result<()> {
+    let arguments: &[&str] = match language {
+        Language::Python => &["-I", "-S", "-c", "pass"],
+        Language::Node => &["-e", "0"],
     };
-    let mut best = f64::INFINITY;
-    for _ in 0..10 {
-        let began = Instant::now();
-        Command::new(program).args(arguments).status()?;
-        best = best.min(began.elapsed().as_secs_f64());
-    }
-    Ok(best)
+    let status = Command::new(language.interpreter())
+        .args(arguments)
+        .status()?;
+    ensure!(status.success(), "{} failed", language.interpreter());
+    Ok(())
+}
+
+/// A name in the directory for temporary files that nobody else has.
+fn temporary(what: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("serverledge-bench-{}-{what}-{number}", std::process::id());
+    std::env::temp_dir().join(name)
 }
 
 /// A tar archive with one file, as the API wants it.
-pub(crate) fn tar_base64(name: &str, text: &str) -> anyhow::Result<String> {
-    let directory = std::env::temp_dir().join(format!("sl-bench-code-{}", std::process::id()));
-    std::fs::create_dir_all(&directory)?;
-    std::fs::write(directory.join(name), text)?;
-    let script = format!(
-        "tar -C '{}' -cf - '{name}' | base64 -w0",
-        directory.display()
-    );
-    let output = Command::new("sh").args(["-c", &script]).output()?;
-    ensure!(output.status.success(), "packing {name} failed");
-    std::fs::remove_dir_all(&directory)?;
+fn tar_base64(directory: &Path, file: &str) -> anyhow::Result<String> {
+    let script = r#"tar -C "$0" -cf - "$1" | base64 -w0"#;
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .arg(directory)
+        .arg(file)
+        .output()?;
+    ensure!(output.status.success(), "packing {file} failed");
     Ok(String::from_utf8(output.stdout)?)
 }

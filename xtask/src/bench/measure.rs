@@ -1,0 +1,217 @@
+//! The measurements, and the targets that `SPECIFICATION.md` promises.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+
+use super::Plan;
+use super::load::{self, Summary, percentile};
+use super::report::{Limit, Load, Promise, Report};
+use super::server::{self, Language, Server};
+
+/// Calls that come at once in the burst.
+const BURST: usize = 32;
+
+/// Warm calls at 1, 8 and 32 connections, floor and node in turn.
+pub(super) fn warm(plan: &Plan, language: Language, report: &mut Report) -> anyhow::Result<()> {
+    let name = match language {
+        Language::Python => "warm-python",
+        Language::Node => "warm-node",
+    };
+    for connections in [1, 8, 32] {
+        println!("{name}, {connections} connections");
+        let floor = server::floor(language, if connections == 1 { 1 } else { 2 })?;
+        let node = server::node()?;
+        node.create("noop", language)?;
+        node.invoke("noop")?;
+        let mut pairs = Vec::new();
+        for _ in 0..plan.rounds {
+            let of_floor = load::run(floor.port, "/invoke/noop", connections, plan.duration)?;
+            let of_node = load::run(node.port, "/invoke/noop", connections, plan.duration)?;
+            pairs.push((of_floor, of_node));
+        }
+        let load = compare(name, connections, &pairs);
+        promises(&load, report);
+        report.load(load);
+    }
+    Ok(())
+}
+
+fn compare(benchmark: &'static str, connections: usize, pairs: &[(Summary, Summary)]) -> Load {
+    let middle = |value: &dyn Fn(&(Summary, Summary)) -> f64| median(pairs.iter().map(value));
+    Load {
+        benchmark,
+        connections,
+        floor: Summary {
+            p50: middle(&|(floor, _)| floor.p50),
+            p99: middle(&|(floor, _)| floor.p99),
+            rate: middle(&|(floor, _)| floor.rate),
+        },
+        node: Summary {
+            p50: middle(&|(_, node)| node.p50),
+            p99: middle(&|(_, node)| node.p99),
+            rate: middle(&|(_, node)| node.rate),
+        },
+        p50_ratio: middle(&|(floor, node)| node.p50 / floor.p50),
+        rate_ratio: middle(&|(floor, node)| node.rate / floor.rate),
+    }
+}
+
+fn promises(load: &Load, report: &mut Report) {
+    let Load {
+        benchmark,
+        connections,
+        floor,
+        node,
+        ..
+    } = load;
+    let what = |figure: &str| format!("{benchmark}, {connections} connections: {figure}");
+    if *connections == 1 {
+        report.promise(Promise {
+            what: what("p50 / floor"),
+            measured: load.p50_ratio,
+            unit: "x",
+            limit: Limit::AtMost(1.5),
+            remark: format!("{:.0} us / {:.0} us", node.p50, floor.p50),
+        });
+    } else {
+        report.promise(Promise {
+            what: what("p99 / p50"),
+            measured: node.p99 / node.p50,
+            unit: "x",
+            limit: Limit::AtMost(10.0),
+            remark: format!("{:.0} us / {:.0} us", node.p99, node.p50),
+        });
+    }
+    report.promise(Promise {
+        what: what("requests/s / floor"),
+        measured: load.rate_ratio,
+        unit: "x",
+        limit: Limit::AtLeast(if *connections == 1 { 0.65 } else { 0.6 }),
+        remark: format!("{:.0} / {:.0}", node.rate, floor.rate),
+    });
+}
+
+/// The first call of a function that never ran: a sandbox from nothing.
+pub(super) fn cold(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
+    for (language, limit) in [
+        (Language::Python, Limit::AtMost(30.0)),
+        (Language::Node, Limit::None),
+    ] {
+        println!("cold start, {language:?}");
+        let node = server::node()?;
+        let (mut times, mut alone) = (Vec::new(), Vec::new());
+        for number in 0..plan.starts {
+            let name = format!("cold{number}");
+            node.create(&name, language)?;
+            times.push(timed(|| node.invoke(&name))?);
+            node.delete(&name)?;
+            alone.push(timed(|| server::interpreter_alone(language))?);
+        }
+        times.sort_by(f64::total_cmp);
+        let alone = median(alone.into_iter());
+        report.promise(Promise {
+            what: format!("cold start from nothing, {language:?}: p50"),
+            measured: percentile(&times, 50),
+            unit: "ms",
+            limit,
+            remark: format!(
+                "p95 {:.1} ms; the interpreter alone {alone:.1} ms",
+                percentile(&times, 95)
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// Many calls at once of a function that never ran.
+pub(super) fn burst(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
+    println!("burst");
+    let node = server::node()?;
+    let mut slowest = Vec::new();
+    for number in 0..plan.rounds {
+        let name = format!("burst{number}");
+        node.create(&name, Language::Python)?;
+        slowest.push(at_once(&node, &name)?);
+        node.delete(&name)?;
+    }
+    let most = slowest.iter().copied().fold(0.0, f64::max);
+    report.promise(Promise {
+        what: format!("{BURST} at once, nothing warm: slowest"),
+        measured: median(slowest.into_iter()),
+        unit: "ms",
+        limit: Limit::AtMost(150.0),
+        remark: format!("median of {} bursts, worst {most:.1} ms", plan.rounds),
+    });
+    Ok(())
+}
+
+/// The slowest of calls that begin together, ms.
+fn at_once(node: &Server, name: &str) -> anyhow::Result<f64> {
+    let together = std::sync::Barrier::new(BURST);
+    let times: Vec<anyhow::Result<f64>> = std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..BURST)
+            .map(|_| {
+                scope.spawn(|| {
+                    together.wait();
+                    timed(|| node.invoke(name))
+                })
+            })
+            .collect();
+        calls
+            .into_iter()
+            .map(|call| {
+                call.join()
+                    .unwrap_or_else(|_| anyhow::bail!("a client panicked"))
+            })
+            .collect()
+    });
+    times
+        .into_iter()
+        .try_fold(0.0, |slowest: f64, time| Ok(slowest.max(time?)))
+}
+
+/// Memory of a node that does nothing: proportional set size of all its processes.
+pub(super) fn idle(report: &mut Report) -> anyhow::Result<()> {
+    println!("idle memory");
+    let node = server::node()?;
+    node.status()?;
+    let megabytes = settled(|| node.memory_kib())? / 1024.0;
+    report.promise(Promise {
+        what: "memory of an idle node, all its processes".into(),
+        measured: megabytes,
+        unit: "MB",
+        limit: Limit::AtMost(20.0),
+        remark: "PSS".into(),
+    });
+    Ok(())
+}
+
+/// A value once it is the same twice in half a second.
+fn settled(value: impl Fn() -> anyhow::Result<u64>) -> anyhow::Result<f64> {
+    let mut last = value()?;
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = value()?;
+        // The page cache's sharing moves it a little for ever.
+        if now.abs_diff(last) <= last / 100 {
+            return Ok(now as f64);
+        }
+        last = now;
+    }
+    ensure!(last > 0, "no memory at all");
+    Ok(last as f64)
+}
+
+/// How long it takes, ms.
+fn timed<T>(action: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    action()?;
+    Ok(began.elapsed().as_secs_f64() * 1e3)
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
