@@ -114,17 +114,21 @@ struct GoStyle;
 
 impl Formatter for GoStyle {
     fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        let mut buffer = zmij::Buffer::new();
+        let text = buffer.format_finite(value);
         let size = value.abs();
-        if size != 0.0 && !(1e-6..1e21).contains(&size) {
-            let text = format!("{value:e}");
-            return match text.split_once('e') {
-                Some((digits, exponent)) if !exponent.starts_with('-') => {
-                    write!(writer, "{digits}e+{exponent}")
-                }
-                _ => writer.write_all(text.as_bytes()),
-            };
+        if !text.contains('e') {
+            return writer.write_all(text.strip_suffix(".0").unwrap_or(text).as_bytes());
         }
-        write!(writer, "{value}")
+        if (1e-6..1e21).contains(&size) {
+            return write!(writer, "{value}");
+        }
+        match text.split_once('e') {
+            Some((digits, exponent)) if !exponent.starts_with(['-', '+']) => {
+                write!(writer, "{digits}e+{exponent}")
+            }
+            _ => writer.write_all(text.as_bytes()),
+        }
     }
 
     fn write_string_fragment<W: ?Sized + io::Write>(
@@ -132,6 +136,11 @@ impl Formatter for GoStyle {
         writer: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
+        // A first look at bytes, because most strings need nothing: E2 begins the separators.
+        let suspect = |byte: &u8| matches!(byte, b'<' | b'>' | b'&' | 0xE2);
+        if !fragment.as_bytes().iter().any(suspect) {
+            return writer.write_all(fragment.as_bytes());
+        }
         let mut rest = fragment;
         while let Some(at) = rest.find(['<', '>', '&', '\u{2028}', '\u{2029}']) {
             let (before, from) = rest.split_at(at);
@@ -160,6 +169,62 @@ impl Formatter for GoStyle {
             CharEscape::CarriageReturn => writer.write_all(b"\\r"),
             CharEscape::Tab => writer.write_all(b"\\t"),
             CharEscape::AsciiControl(byte) => write!(writer, "\\u{byte:04x}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text<T: Serialize>(value: &T) -> String {
+        String::from_utf8(encode(value)).unwrap()
+    }
+
+    #[test]
+    fn numbers_are_written_as_the_original_does() {
+        for (number, expected) in [
+            (0.0, "0"),
+            (-0.0, "-0"),
+            (3.0, "3"),
+            (0.1, "0.1"),
+            (-2.5e-6, "-0.0000025"),
+            (9.9e-7, "9.9e-7"),
+            (1e20, "100000000000000000000"),
+            (1e21, "1e+21"),
+            (1.5e300, "1.5e+300"),
+            (5e-324, "5e-324"),
+        ] {
+            assert_eq!(text(&number), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_are_short_and_exact(number in any::<f64>().prop_filter("JSON", |n| n.is_finite())) {
+            let written = text(&number);
+            prop_assert_eq!(written.parse::<f64>().unwrap(), number);
+            prop_assert!(!written.ends_with(".0"), "{}", written);
+            prop_assert_eq!(written.contains('e'), {
+                let size = number.abs();
+                size != 0.0 && !(1e-6..1e21).contains(&size)
+            });
+        }
+
+        #[test]
+        fn strings_come_back_and_are_safe_in_html(string in "[a-z<>&\"\\\\\u{2028}\u{2029}\u{2030}ü\u{1}\n]*") {
+            let escaped = ['<', '>', '&', '\u{2028}', '\u{2029}', '\n'];
+            let written = text(&string);
+            prop_assert!(!written.contains(escaped));
+            prop_assert_eq!(serde_json::from_str::<String>(&written).unwrap(), string);
+        }
+
+        #[test]
+        fn no_body_makes_the_decoder_panic(body in any::<Vec<u8>>()) {
+            let _ = decode::<crate::InvokeRequest>(&body);
+            let _ = decode::<crate::FunctionSpec>(&body);
         }
     }
 }

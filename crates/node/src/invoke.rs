@@ -19,7 +19,7 @@ pub struct Invocation {
     /// Identity of the call, shown to the function and in errors.
     pub request_id: String,
     /// Parameters: the raw JSON text of an object, or `null`.
-    pub params: Box<[u8]>,
+    pub params: Arc<[u8]>,
     /// Whether the caller wants what the function prints.
     pub return_output: bool,
     /// Whether the call may wait for room for as long as it takes (asynchronous calls).
@@ -73,9 +73,6 @@ pub enum InvokeError {
     /// The function ran for longer than it may.
     #[error("the function ran for longer than its limit of {} s and was stopped", .0.as_secs_f64())]
     TimedOut(Duration),
-    /// The node lost the call: a defect.
-    #[error("the node failed while it ran the call")]
-    Internal,
 }
 
 /// Whose doing an error is; statuses, retries and metrics follow from it.
@@ -98,7 +95,7 @@ impl InvokeError {
                 CreateError::Load(_) | CreateError::Died(_) => Fault::Function,
                 _ => Fault::Platform,
             },
-            Self::Dropped(_) | Self::ShuttingDown | Self::Internal => Fault::Platform,
+            Self::Dropped(_) | Self::ShuttingDown => Fault::Platform,
         }
     }
 }
@@ -191,7 +188,7 @@ async fn run(
         id: invocation.request_id.clone(),
         deadline_unix: unix_now() + limit.as_secs_f64(),
         output: invocation.return_output,
-        params: invocation.params.clone(),
+        params: Arc::clone(&invocation.params),
     };
     let reply = match tokio::time::timeout(limit, lease.sandbox().invoke(call)).await {
         Err(_) => return Err(InvokeError::TimedOut(limit).into()),

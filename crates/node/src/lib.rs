@@ -10,6 +10,7 @@ pub mod async_calls;
 pub mod catalog;
 pub mod code;
 pub mod config;
+mod detached;
 pub mod http;
 pub mod invoke;
 pub mod launch;

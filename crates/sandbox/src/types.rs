@@ -1,6 +1,7 @@
 //! What goes into a sandbox and comes out of it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What sandbox to make.
@@ -77,7 +78,7 @@ pub struct Call {
     /// Whether to capture what the function prints.
     pub output: bool,
     /// The parameters: JSON text, an object or null.
-    pub params: Box<[u8]>,
+    pub params: Arc<[u8]>,
 }
 
 /// What came of a call.

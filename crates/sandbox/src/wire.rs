@@ -4,18 +4,22 @@
 //! limited, memory is taken as bytes arrive and never ahead of them, and every oddity is an error
 //! value.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 pub(crate) use serverledge_executor::kind;
 use serverledge_executor::{FRAME_MAX, PREFIX};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixListener;
 
 /// Most that is read, and so allocated, at a time.
 const READ_STEP: usize = 256 << 10;
+/// Least room for what arrives: an ordinary reply comes whole.
+const RECEIVED_MIN: usize = 4096;
 /// A buffer that grew beyond this is given back after the call.
 const BUFFER_KEPT: usize = 1 << 20;
 
@@ -103,30 +107,40 @@ impl Frame<'_> {
 }
 
 /// A connection to one slot of a shim. Not safe to use again after a future of it was dropped.
+///
+/// Only readability is watched. A Unix socket reports "writable" whenever its peer has read
+/// something, so a stream that watches both is woken twice by every call.
 pub(crate) struct Connection {
-    stream: UnixStream,
+    stream: AsyncFd<UnixStream>,
+    peer_pid: Option<i32>,
     sent: Vec<u8>,
     received: Vec<u8>,
 }
 
 impl Connection {
-    fn new(stream: UnixStream) -> Self {
-        Connection {
+    fn new(stream: tokio::net::UnixStream) -> io::Result<Self> {
+        let peer_pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+        // It stays non-blocking.
+        let stream = watch(stream.into_std()?, Interest::READABLE)?;
+        Ok(Connection {
             stream,
+            peer_pid: peer_pid.filter(|pid| *pid > 0),
             sent: Vec::new(),
-            received: Vec::with_capacity(4096),
-        }
+            received: Vec::with_capacity(RECEIVED_MIN),
+        })
     }
 
     /// The process at the other end, if it is visible from here.
     pub(crate) fn peer_pid(&self) -> Option<i32> {
-        self.stream.peer_cred().ok()?.pid().filter(|pid| *pid > 0)
+        self.peer_pid
     }
 
     /// Nothing may have arrived between calls: what has is nobody's answer, whoever wrote it. Tells
     /// too when the other end is gone.
     pub(crate) fn check_idle(&self) -> Result<(), String> {
-        match self.stream.try_read(&mut [0]) {
+        // No system call unless there was an event.
+        let peek = |mut stream: &UnixStream| stream.read(&mut [0]);
+        match self.stream.try_io(Interest::READABLE, peek) {
             Ok(0) => Err("it closed its connection".to_owned()),
             Ok(_) => Err("it sent something between calls".to_owned()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
@@ -160,7 +174,7 @@ impl Connection {
         let mut slices = &mut slices[..];
         IoSlice::advance_slices(&mut slices, 0); // drops an empty body
         while !slices.is_empty() {
-            let written = self.stream.write_vectored(slices).await?;
+            let written = write(self.stream.get_ref(), slices).await?;
             if written == 0 {
                 return Err(WireError::Closed);
             }
@@ -202,12 +216,60 @@ impl Connection {
     async fn fill(&mut self, wanted: usize) -> Result<(), WireError> {
         while self.received.len() < wanted {
             let missing = wanted - self.received.len();
-            self.received.reserve(missing.min(READ_STEP));
-            if self.stream.read_buf(&mut self.received).await? == 0 {
+            let room = missing.clamp(RECEIVED_MIN, READ_STEP);
+            if read(&self.stream, &mut self.received, room).await? == 0 {
                 return Err(WireError::Closed);
             }
         }
         Ok(())
+    }
+}
+
+fn watch(stream: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixStream>> {
+    // SAFETY: a `UnixStream` owns its descriptor, always tells the same one, and is only lent out
+    // shared while it is registered.
+    Ok(unsafe { AsyncFd::register_with_interest(stream, interest)? })
+}
+
+/// Appends what has arrived, at most `room` bytes; 0 at the end of the stream.
+async fn read(
+    stream: &AsyncFd<UnixStream>,
+    buffer: &mut Vec<u8>,
+    room: usize,
+) -> io::Result<usize> {
+    let before = buffer.len();
+    loop {
+        let mut ready = stream.readable().await?;
+        buffer.resize(before + room, 0);
+        let read = stream.get_ref().read(&mut buffer[before..]);
+        buffer.truncate(before + read.as_ref().map_or(0, |read| *read));
+        match read {
+            Ok(read) => {
+                // The socket is empty: the next arrival is a new event.
+                if (1..room).contains(&read) {
+                    ready.clear_ready();
+                }
+                return Ok(read);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Writes some of it; waits for room only if there is none.
+async fn write(mut stream: &UnixStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    loop {
+        match stream.write_vectored(slices) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // A descriptor of its own, because each is watched once.
+                let watched = watch(stream.try_clone()?, Interest::WRITABLE)?;
+                watched.writable().await?.retain_ready();
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
     }
 }
 
@@ -237,7 +299,7 @@ impl Listener {
     /// The next connection and the slot for which it is.
     pub(crate) async fn accept(&self) -> Result<(Connection, u32), WireError> {
         let (stream, _) = self.listener.accept().await?;
-        let mut connection = Connection::new(stream);
+        let mut connection = Connection::new(stream)?;
         let hello: Hello = connection.receive(kind::HELLO).await?.head()?;
         Ok((connection, hello.slot))
     }
@@ -252,12 +314,14 @@ impl Drop for Listener {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
 
     /// Feeds bytes as a hostile peer would and says how the connection took them.
     async fn check(bytes: &[u8], expected: &str) {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut connection = Connection::new(ours);
+        let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+        let mut connection = Connection::new(ours).unwrap();
         theirs.write_all(bytes).await.unwrap();
         drop(theirs);
         let got = match connection.receive(kind::RESULT).await {
@@ -294,8 +358,9 @@ mod tests {
 
     #[tokio::test]
     async fn frames_arrive_as_sent() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let (mut ours, mut theirs) = (Connection::new(ours), Connection::new(theirs));
+        let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+        let mut ours = Connection::new(ours).unwrap();
+        let mut theirs = Connection::new(theirs).unwrap();
         let body = vec![b'x'; 3 << 20];
         let head = Load {
             function: "f",

@@ -128,7 +128,6 @@ fn invoke_failure(request_id: String, error: &InvokeError) -> Reply {
         InvokeError::Died(_) => (500, "function died"),
         InvokeError::Protocol(_) => (500, "function misbehaved"),
         InvokeError::StartFailed(_) => (500, "start failed"),
-        InvokeError::Internal => (500, "internal error"),
     };
     let mut problem = Problem::new(status, title, crate::chain(error));
     problem.request_id = Some(request_id);

@@ -14,7 +14,8 @@ use serverledge_core::Snapshot;
 use super::error::ApiError;
 use super::{Body, JSON, Reply, json, path, reply};
 use crate::catalog::Function;
-use crate::invoke::{Invocation, InvokeError, invoke as run, unix_now};
+use crate::detached::Detached;
+use crate::invoke::{Invocation, InvokeError, Report, invoke as run, unix_now};
 use crate::node::Node;
 
 const NODE_NAME: HeaderName = HeaderName::from_static("serverledge-node-name");
@@ -78,16 +79,15 @@ pub(super) async fn invoke(
     Ok(answer)
 }
 
-/// In a task of its own: the server drops a handler whose client went away, and a call that has
-/// begun must still give its sandbox back.
+/// The server drops a handler whose client went away, and a call that has begun must still give its
+/// sandbox back.
 async fn detached(
     node: &Arc<Node>,
     function: Arc<Function>,
     invocation: Invocation,
-) -> Result<crate::invoke::Report, InvokeError> {
+) -> Result<Report, InvokeError> {
     let node = Arc::clone(node);
-    let call = tokio::spawn(async move { run(&node, &function, invocation).await });
-    call.await.unwrap_or(Err(InvokeError::Internal))
+    Detached::new(async move { run(&node, &function, invocation).await }).await
 }
 
 /// The result of an asynchronous call, byte for byte as it was stored.
