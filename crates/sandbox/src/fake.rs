@@ -4,7 +4,7 @@
 //! its parameters. Starts can be made slow or failing, and sandboxes can be made to die.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -140,7 +140,6 @@ struct FakeSandbox {
     handler: Handler,
     slots: u32,
     busy: AtomicU32,
-    paused: AtomicBool,
     end: watch::Sender<Option<ExitCause>>,
     live: Arc<AtomicUsize>,
 }
@@ -152,7 +151,6 @@ impl FakeSandbox {
             handler,
             slots: slots.max(1),
             busy: AtomicU32::new(0),
-            paused: AtomicBool::new(false),
             end: watch::Sender::new(None),
             live,
         }
@@ -172,9 +170,6 @@ impl FakeSandbox {
     }
 
     async fn run(&self, call: Call) -> Result<Reply, CallError> {
-        if self.paused.load(Ordering::SeqCst) {
-            return Err(CallError::Protocol("called while paused".to_owned()));
-        }
         let (reply, after) = match (self.handler)(&call) {
             Act::Return(json, after) => (reply(Ok(json.into_boxed_slice())), after),
             Act::Reply(reply, after) => (reply, after),
@@ -230,14 +225,6 @@ impl Sandbox for FakeSandbox {
 
     fn destroy(&self) -> BoxFuture<'_, ()> {
         Box::pin(async { self.end(Exit::Destroyed) })
-    }
-
-    fn pause(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async { self.paused.store(true, Ordering::SeqCst) })
-    }
-
-    fn resume(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async { self.paused.store(false, Ordering::SeqCst) })
     }
 }
 

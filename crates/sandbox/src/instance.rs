@@ -1,9 +1,10 @@
 //! Loading a function into a sandbox, and calling it: what `oci` and `process` have in common.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::body::{End, EndReceiver, Guard, end_of};
+use crate::body::{Body, End, EndReceiver, Guard, end_of};
 use crate::types::{Call, FunctionError, Reply, SandboxSpec};
 use crate::wire::{Connection, Invoke, Listener, Load, Outcome, WireError, kind};
 use crate::{BoxFuture, CallError, CreateError, ExitCause, Sandbox, lock};
@@ -54,6 +55,7 @@ where
     };
     Ok(Arc::new(Instance {
         free: Mutex::new(connections),
+        rest: Arc::new(Rest::new(Arc::clone(&body.0))),
         body,
         end,
     }))
@@ -130,12 +132,21 @@ fn shim_broke(how: &str) -> CreateError {
 struct Instance {
     /// Connections without a call. One whose call was given up is never put back.
     free: Mutex<Vec<Connection>>,
+    rest: Arc<Rest>,
     body: Guard,
     end: EndReceiver,
 }
 
 impl Instance {
     async fn call(&self, call: Call) -> Result<Reply, CallError> {
+        let turn = self.rest.enter().await;
+        let reply = self.call_awake(call).await;
+        let left_running = reply.as_ref().is_ok_and(|reply| reply.left_running > 0);
+        turn.leave(left_running);
+        reply
+    }
+
+    async fn call_awake(&self, call: Call) -> Result<Reply, CallError> {
         let connection = lock(&self.free).pop();
         let Some(mut connection) = connection else {
             let busy = "more calls at once than it has slots".to_owned();
@@ -159,14 +170,71 @@ impl Instance {
             Err(_) => Err(CallError::Protocol("it closed its connection".to_owned())),
         }
     }
+}
 
-    /// Freezing is a matter of microseconds when idle, but in the worst case it blocks.
-    async fn freeze(&self, frozen: bool) {
-        let body = self.body.0.clone();
-        let freeze = move || body.cgroup().map_or(Ok(()), |cgroup| cgroup.freeze(frozen));
-        let done = tokio::task::spawn_blocking(freeze).await;
-        if let Ok(Err(error)) = done {
-            tracing::warn!(%error, frozen, "freezing or thawing a sandbox failed");
+/// What calls leave running gets no time between calls: a sandbox whose last call left threads
+/// behind is frozen while it is idle, and thawed by the next call.
+struct Rest {
+    body: Arc<Body>,
+    /// Calls that run.
+    calls: AtomicUsize,
+    /// Whether a freeze was ordered since the last thaw: what a call looks at instead of the lock.
+    ordered: AtomicBool,
+    frozen: tokio::sync::Mutex<bool>,
+}
+
+/// A running call. One that is given up counts for ever, as its sandbox is good for nothing more.
+struct Turn(Arc<Rest>);
+
+impl Rest {
+    fn new(body: Arc<Body>) -> Self {
+        Rest {
+            body,
+            calls: AtomicUsize::new(0),
+            ordered: AtomicBool::new(false),
+            frozen: tokio::sync::Mutex::new(false),
+        }
+    }
+
+    async fn enter(self: &Arc<Self>) -> Turn {
+        // First this and then `ordered`; a freeze looks at them the other way round.
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.ordered.load(Ordering::SeqCst) {
+            self.set(false).await;
+        }
+        Turn(Arc::clone(self))
+    }
+
+    async fn set(&self, freeze: bool) {
+        let mut frozen = self.frozen.lock().await;
+        if freeze {
+            self.ordered.store(true, Ordering::SeqCst);
+            if self.calls.load(Ordering::SeqCst) > 0 {
+                return;
+            }
+        }
+        if *frozen != freeze {
+            *frozen = freeze;
+            // A matter of microseconds when idle, but in the worst case it blocks.
+            let body = Arc::clone(&self.body);
+            let write = move || body.cgroup().map_or(Ok(()), |cgroup| cgroup.freeze(freeze));
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
+                tracing::warn!(%error, freeze, "freezing or thawing a sandbox failed");
+            }
+        }
+        if !freeze {
+            self.ordered.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Turn {
+    fn leave(self, left_running: bool) {
+        let rest = self.0;
+        let idle = rest.calls.fetch_sub(1, Ordering::SeqCst) == 1;
+        if idle && left_running {
+            rest.ordered.store(true, Ordering::SeqCst);
+            tokio::spawn(async move { rest.set(true).await });
         }
     }
 }
@@ -209,13 +277,5 @@ impl Sandbox for Instance {
             self.body.0.kill();
             end_of(self.end.clone()).await;
         })
-    }
-
-    fn pause(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.freeze(true))
-    }
-
-    fn resume(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.freeze(false))
     }
 }

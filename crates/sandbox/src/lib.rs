@@ -53,7 +53,8 @@ pub trait Backend: Send + Sync + 'static {
 pub trait Sandbox: Send + Sync + 'static {
     /// Runs one call. At most [`SandboxSpec::slots`] calls may run at once; one more is a
     /// [`CallError::Protocol`]. When the future is dropped before it is done, the slot is lost:
-    /// nobody knows what state the function is in, so destroy the sandbox.
+    /// nobody knows what state the function is in, so destroy the sandbox. What the function left
+    /// running gets no time until the next call, where the backend can see to that.
     fn invoke(&self, call: Call) -> BoxFuture<'_, Result<Reply, CallError>>;
 
     /// Resolves when the sandbox has ended, by itself or because it was destroyed. May be awaited
@@ -63,16 +64,6 @@ pub trait Sandbox: Send + Sync + 'static {
     /// Kills everything in the sandbox and removes what belonged to it. Idempotent. Returns when
     /// the processes are dead; files and cgroups may be removed a moment later.
     fn destroy(&self) -> BoxFuture<'_, ()>;
-
-    /// Stops the processes of an idle sandbox, for one whose last call left threads running.
-    fn pause(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    /// Undoes [`Sandbox::pause`]. Must be done before the next call.
-    fn resume(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
 }
 
 /// Locks plain data that is valid between any two statements, so that a panic elsewhere doesn't
