@@ -24,7 +24,8 @@ use std::time::Duration;
 
 use self::pool::{Pool, Sandbox, State};
 pub use self::types::{
-    Action, CallId, Decision, DropReason, FunctionId, Limits, Outcome, SandboxId, SchedulerConfig,
+    Action, CallId, Decision, DropReason, FunctionId, GiveUp, Limits, Outcome, SandboxId,
+    SchedulerConfig,
 };
 use self::waiting::{Waiting, WaitingRoom};
 use crate::ledger::{Ledger, Snapshot};
@@ -48,6 +49,9 @@ pub struct Scheduler {
 
 /// How long a patient call waits. Not for ever: callers add it to clocks that overflow.
 const PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Until a call whose sandbox was still starting at its deadline is asked about again.
+const POSTPONED: Duration = Duration::from_secs(1);
 
 impl Scheduler {
     /// With an empty pool.
@@ -189,16 +193,24 @@ impl Scheduler {
         Some(again)
     }
 
-    /// The deadline of a waiting call passed. `true` if it was still waiting; it is forgotten now.
-    pub fn give_up(&mut self, call: CallId, now: Timestamp, actions: &mut Vec<Action>) -> bool {
-        let Some(Waiting { function, .. }) = self.waiting.remove(call) else {
-            return false;
+    /// The deadline of a waiting call passed.
+    ///
+    /// One whose function's first sandbox is still starting waits for nothing but that: the start
+    /// has a limit of its own, and its failure says what is wrong.
+    pub fn give_up(&mut self, call: CallId, now: Timestamp, actions: &mut Vec<Action>) -> GiveUp {
+        let Some(Waiting { function, .. }) = self.waiting.get(call) else {
+            return GiveUp::Answered;
         };
+        let pool = self.pools.get(&function);
+        if pool.is_some_and(|pool| pool.up == 0 && pool.starting > 0) {
+            return GiveUp::Postponed(now + POSTPONED);
+        }
+        self.waiting.remove(call);
         if let Some(pool) = self.pools.get_mut(&function) {
             pool.queue.retain(|waiting| *waiting != call);
         }
         self.settle(function, now, actions);
-        true
+        GiveUp::Dropped
     }
 
     /// A sandbox is up.

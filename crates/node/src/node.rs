@@ -81,12 +81,22 @@ impl Identity {
 }
 
 impl Node {
-    /// Builds a node on `backend`. Everything that can fail at start fails here.
-    pub fn build(config: Config, backend: Arc<dyn Backend>) -> anyhow::Result<(Arc<Self>, Queue)> {
+    /// Opens the store, which makes `storage.path` this node's own: before it is open, nothing
+    /// there may be touched, as it may be another node's.
+    pub fn open_store(config: &Config) -> anyhow::Result<Arc<Store>> {
         let path = &config.storage.path;
         std::fs::create_dir_all(path)
             .with_context(|| format!("creating the storage directory {}", path.display()))?;
-        let store = Arc::new(Store::open(&path.join("serverledge.redb"))?);
+        Ok(Arc::new(Store::open(&path.join("serverledge.redb"))?))
+    }
+
+    /// Builds a node on `backend`. Everything else that can fail at start fails here.
+    pub fn build(
+        config: Config,
+        store: Arc<Store>,
+        backend: Arc<dyn Backend>,
+    ) -> anyhow::Result<(Arc<Self>, Queue)> {
+        let path = &config.storage.path;
         let code = Arc::new(CodeStore::open(&path.join("code"), config.code.limits())?);
         let launcher = Launcher::new(backend, Arc::clone(&code), config.sandbox.start_timeout);
         let pool = Pool::new(scheduler_config(&config), launcher);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serverledge_core::{
-    Action, CallId, Decision, DropReason, FunctionId, Outcome, SandboxId, Scheduler,
+    Action, CallId, Decision, DropReason, FunctionId, GiveUp, Outcome, SandboxId, Scheduler,
     SchedulerConfig, Snapshot, Timestamp,
 };
 use serverledge_sandbox::{CreateError, Sandbox};
@@ -174,7 +174,7 @@ impl Pool {
         self: &Arc<Self>,
         call: CallId,
         mut granted: oneshot::Receiver<Result<Granted, Refusal>>,
-        (mut rejudge_at, give_up_at): (Timestamp, Timestamp),
+        (mut rejudge_at, mut give_up_at): (Timestamp, Timestamp),
     ) -> Result<Lease, Refusal> {
         loop {
             let wake_at = rejudge_at.min(give_up_at);
@@ -185,30 +185,45 @@ impl Pool {
                     return Ok(self.lease(granted));
                 }
                 () = tokio::time::sleep_until(self.instant(wake_at).into()) => {
-                    rejudge_at = self.wake(call, wake_at >= give_up_at).unwrap_or(give_up_at);
+                    if wake_at >= give_up_at {
+                        give_up_at = self.give_up(call);
+                    } else {
+                        rejudge_at = self.rejudge(call);
+                    }
                 }
             }
         }
     }
 
-    /// A timer of a waiting call fired. `None`: nothing more to re-judge.
-    fn wake(self: &Arc<Self>, call: CallId, late: bool) -> Option<Timestamp> {
+    /// A waiting call is judged again. Returns when to do so next.
+    fn rejudge(self: &Arc<Self>, call: CallId) -> Timestamp {
         let now = self.now();
         let mut state = self.lock();
         let State {
             scheduler, actions, ..
         } = &mut *state;
-        let next = if late {
-            if scheduler.give_up(call, now, actions)
-                && let Some(waiting) = state.waiting.remove(&call)
-            {
-                let _ = waiting
-                    .grant
-                    .send(Err(Refusal::Dropped(DropReason::QueueTimeout)));
+        let next = scheduler.rejudge(call, now, actions);
+        self.perform(&mut state);
+        next.unwrap_or(NEVER)
+    }
+
+    /// The deadline of a waiting call passed. Returns when to ask again.
+    fn give_up(self: &Arc<Self>, call: CallId) -> Timestamp {
+        let now = self.now();
+        let mut state = self.lock();
+        let State {
+            scheduler, actions, ..
+        } = &mut *state;
+        let next = match scheduler.give_up(call, now, actions) {
+            GiveUp::Postponed(until) => until,
+            GiveUp::Answered => NEVER,
+            GiveUp::Dropped => {
+                if let Some(waiting) = state.waiting.remove(&call) {
+                    let late = Refusal::Dropped(DropReason::QueueTimeout);
+                    let _ = waiting.grant.send(Err(late));
+                }
+                NEVER
             }
-            None
-        } else {
-            scheduler.rejudge(call, now, actions)
         };
         self.perform(&mut state);
         next
@@ -479,6 +494,9 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// For a timer that has nothing to do any more: the answer is on its way.
+const NEVER: Timestamp = Timestamp(FAR_AWAY);
 
 /// Later than any timer that matters.
 const FAR_AWAY: Duration = Duration::from_secs(365 * 24 * 3600);

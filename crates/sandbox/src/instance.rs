@@ -257,7 +257,7 @@ async fn exchange(connection: &mut Connection, call: &Call) -> Result<Reply, Wir
             true => Ok(frame.body.into()),
             false => Err(outcome.error.map(FunctionError::from).unwrap_or_default()),
         },
-        output: outcome.output.unwrap_or_default(),
+        output: outcome.output.0,
         left_running: outcome.left.unwrap_or(0),
     })
 }

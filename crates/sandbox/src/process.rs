@@ -22,6 +22,10 @@ use crate::log::LogTail;
 use crate::wire::Listener;
 use crate::{Backend, BoxFuture, CreateError, Exit, Sandbox, SandboxSpec, Shim};
 
+/// Longest path of the directory: a socket's has 107 bytes, and below it are `sandboxes`, an id and
+/// the socket's name.
+const STATE_DIR_MAX: usize = 107 - "/sandboxes/18446744073709551615/node.sock".len();
+
 /// Makes sandboxes that are plain processes.
 pub struct ProcessBackend {
     state_dir: PathBuf,
@@ -29,14 +33,20 @@ pub struct ProcessBackend {
 }
 
 impl ProcessBackend {
-    /// A backend that keeps its sockets and shims in this directory. Its path must be shorter than
-    /// about 80 bytes, as those of sockets have a limit of 107.
+    /// A backend that keeps its sockets and shims in this directory, whose path must be short:
+    /// functions connect by it.
     pub fn start(state_dir: PathBuf) -> io::Result<Arc<ProcessBackend>> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&state_dir)?;
         let state_dir = fs::canonicalize(state_dir)?;
+        if state_dir.as_os_str().len() > STATE_DIR_MAX {
+            let path = state_dir.display();
+            return Err(io::Error::other(format!(
+                "{path} is longer than {STATE_DIR_MAX} bytes, too long for the sockets in it"
+            )));
+        }
         fs::create_dir_all(state_dir.join("sandboxes"))?;
         for shim in [Shim::Python, Shim::Node] {
             fs::write(state_dir.join(shim.file_name()), shim.source())?;

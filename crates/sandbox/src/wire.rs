@@ -4,12 +4,15 @@
 //! limited, memory is taken as bytes arrive and never ahead of them, and every oddity is an error
 //! value.
 
+use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize};
 pub(crate) use serverledge_executor::kind;
 use serverledge_executor::{FRAME_MAX, PREFIX};
 use tokio::io::Interest;
@@ -54,7 +57,7 @@ pub(crate) struct Outcome {
     #[serde(default)]
     pub(crate) error: Option<Failure>,
     #[serde(default)]
-    pub(crate) output: Option<String>,
+    pub(crate) output: Text,
     #[serde(default)]
     pub(crate) left: Option<u32>,
 }
@@ -63,17 +66,47 @@ pub(crate) struct Outcome {
 #[serde(default)]
 pub(crate) struct Failure {
     #[serde(rename = "type")]
-    pub(crate) kind: String,
-    pub(crate) message: String,
-    pub(crate) stack: String,
+    pub(crate) kind: Text,
+    pub(crate) message: Text,
+    pub(crate) stack: Text,
+}
+
+/// What a function printed or raised. Interpreters have strings that Unicode has not, such as
+/// Python's for a file name in an unknown encoding: what can't be told is replaced.
+#[derive(Debug, Default)]
+pub(crate) struct Text(pub(crate) String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Lossy;
+
+        impl Visitor<'_> for Lossy {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Text, E> {
+                Ok(Text(String::from_utf8_lossy(bytes).into_owned()))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+                Ok(Text(text.to_owned()))
+            }
+        }
+
+        // As bytes, because a lone surrogate is an error in a string.
+        deserializer.deserialize_bytes(Lossy)
+    }
 }
 
 impl From<Failure> for crate::FunctionError {
     fn from(failure: Failure) -> Self {
         crate::FunctionError {
-            kind: failure.kind,
-            message: failure.message,
-            stack: failure.stack,
+            kind: failure.kind.0,
+            message: failure.message.0,
+            stack: failure.stack.0,
         }
     }
 }
@@ -288,7 +321,13 @@ pub(crate) struct Listener {
 impl Listener {
     /// Listens at this path; whoever can reach the path may connect.
     pub(crate) fn bind(path: &Path) -> io::Result<Self> {
-        let listener = UnixListener::bind(path)?;
+        // The path in a socket's address is short; the one through an open directory always is.
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let dir = std::fs::File::open(dir)?;
+        let dir = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string());
+        let listener = UnixListener::bind(dir.join(name))?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
         Ok(Listener {
             listener,

@@ -64,6 +64,17 @@ pub enum Decision {
     Drop(DropReason),
 }
 
+/// The answer to a deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GiveUp {
+    /// The call waited still, and is forgotten now.
+    Dropped,
+    /// It doesn't wait any more.
+    Answered,
+    /// It waits on; ask again then.
+    Postponed(Timestamp),
+}
+
 /// Why a call is not run.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum DropReason {

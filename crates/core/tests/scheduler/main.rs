@@ -7,7 +7,7 @@ mod rules;
 mod world;
 
 use proptest::prelude::*;
-use serverledge_core::Outcome;
+use serverledge_core::{GiveUp, Outcome};
 
 use crate::world::{World, config};
 
@@ -91,7 +91,13 @@ fn apply(world: &mut World, revisions: &mut [u64; 5], event: Event) {
         Event::GiveUp(index) => {
             let waiting: Vec<u64> = world.waiting.keys().copied().collect();
             if let Some(call) = pick(&waiting, index) {
-                assert!(world.give_up(call));
+                let answer = world.give_up(call);
+                let later = |until| until > world.now;
+                assert!(match answer {
+                    GiveUp::Dropped => !world.waiting.contains_key(&call),
+                    GiveUp::Postponed(until) => later(until),
+                    GiveUp::Answered => false,
+                });
             }
         }
         Event::Prewarm(function, count) => {

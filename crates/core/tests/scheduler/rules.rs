@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serverledge_core::{
-    CallId, Decision, DropReason, FunctionId, Outcome, SandboxId, SchedulerConfig,
-};
+use serverledge_core::{CallId, Decision, DropReason, GiveUp, Outcome, SandboxId, SchedulerConfig};
 
 use crate::world::{World, config};
 
@@ -165,17 +163,31 @@ fn calls_that_wait_by_choice_are_bounded_too() {
 
 #[test]
 fn a_late_call_is_given_up_once_and_never_runs() {
-    let mut world = World::new(config());
+    let mut world = World::new(SchedulerConfig {
+        memory_mb: 100,
+        ..config()
+    });
+    world.arrive(0, false);
+    world.ready(1);
     let (call, decision) = world.arrive(0, false);
     let Decision::Enqueue { give_up_at, .. } = decision else {
         panic!("{decision:?}");
     };
     assert_eq!(give_up_at, world.now + config().queue_timeout);
-    assert!(world.give_up(call));
-    assert!(!world.give_up(call));
+    assert_eq!(world.give_up(call), GiveUp::Dropped);
+    assert_eq!(world.give_up(call), GiveUp::Answered);
+    assert_eq!(world.running.len(), 1);
+}
+
+#[test]
+fn a_call_whose_sandbox_still_starts_is_not_given_up() {
+    let mut world = World::new(config());
+    let (call, _) = world.arrive(0, false);
+    let answer = world.give_up(call);
+    assert!(matches!(answer, GiveUp::Postponed(until) if until > world.now));
     world.ready(1);
-    assert!(world.running.is_empty());
-    assert_eq!(world.scheduler.warm(FunctionId(0)), 1);
+    assert_eq!(world.running.len(), 1);
+    assert_eq!(world.give_up(call), GiveUp::Answered);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serverledge_core::{
-    Action, CallId, Decision, FunctionId, Limits, Outcome, SandboxId, Scheduler, SchedulerConfig,
-    Timestamp,
+    Action, CallId, Decision, FunctionId, GiveUp, Limits, Outcome, SandboxId, Scheduler,
+    SchedulerConfig, Timestamp,
 };
 
 pub(crate) fn config() -> SchedulerConfig {
@@ -242,18 +242,20 @@ impl World {
         self.perform();
     }
 
-    /// `true` if the call was still waiting.
-    pub(crate) fn give_up(&mut self, call: u64) -> bool {
-        let waited = self.waiting.remove(&call).is_some();
-        if waited {
-            self.end(call);
-        }
-        let given_up = self
+    pub(crate) fn give_up(&mut self, call: u64) -> GiveUp {
+        let answer = self
             .scheduler
             .give_up(CallId(call), self.now, &mut self.actions);
-        assert_eq!(given_up, waited);
+        assert_eq!(
+            answer == GiveUp::Answered,
+            !self.waiting.contains_key(&call)
+        );
+        if answer == GiveUp::Dropped {
+            self.waiting.remove(&call);
+            self.end(call);
+        }
         self.perform();
-        given_up
+        answer
     }
 
     pub(crate) fn died(&mut self, sandbox: u64) {

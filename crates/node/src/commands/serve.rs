@@ -33,8 +33,9 @@ pub(crate) async fn serve(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    let store = Node::open_store(&config)?;
     let backend = backend(&config).await?;
-    let (node, queue) = Node::build(config, backend)?;
+    let (node, queue) = Node::build(config, store, backend)?;
     node.run(listener, queue, shutdown).await
 }
 

@@ -395,3 +395,22 @@ fn a_restart_finds_every_function_again() {
     node.invoke("f05", json!({})).expect(404);
     assert_eq!(node.poll(&id).json(), stored);
 }
+
+#[test]
+fn a_start_that_takes_too_long_is_named_even_if_the_queue_is_less_patient() {
+    let node = node()
+        .queue(10, 1.0)
+        .set("sandbox.start_timeout", 3)
+        .start();
+    node.create(&python("endless", "while True: pass\n"));
+    let reply = node.invoke("endless", json!({})).expect(500);
+    reply.problem(&["start", "3 s"]);
+}
+
+#[test]
+fn the_path_of_the_storage_may_be_long() {
+    let name = ["x".repeat(100), "y".repeat(100)].join("/");
+    let node = node().storage_at(name).start();
+    node.create(&says("f", "here"));
+    assert_eq!(node.invoke("f", json!({})).result(), "here");
+}

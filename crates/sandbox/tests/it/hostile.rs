@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use serverledge_sandbox::{CallError, CreateError, Exit, ExitCause, Sandbox};
+use serverledge_sandbox::{CallError, CreateError, Exit, ExitCause, Sandbox, Shim};
 
 use crate::harness::{Machine, invoke, machine};
 
@@ -19,6 +19,27 @@ async fn death(machine: &Machine, source: &str) -> ExitCause {
 
 async fn result(sandbox: &Arc<dyn Sandbox>) -> Value {
     invoke(sandbox, json!({})).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn text_that_is_not_unicode_is_told_as_well_as_can_be() {
+    let (machine, _) = machine().await;
+    let raise = r"def handler(p, c): raise ValueError('a\ud800z')";
+    let python = machine.python(raise).await;
+    let raise = r"exports.handler = () => { throw new RangeError('a\ud800z') }";
+    let node = machine
+        .create(machine.spec(Shim::Node, raise))
+        .await
+        .unwrap();
+    for (sandbox, kind) in [(python, "ValueError"), (node, "RangeError")] {
+        // Twice: the sandbox is none the worse.
+        for _ in 0..2 {
+            let error = invoke(&sandbox, json!({})).await.unwrap().unwrap_err();
+            assert_eq!(error.kind, kind);
+            assert!(error.message.starts_with('a') && error.message.ends_with('z'));
+        }
+    }
+    machine.backend.shutdown().await;
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ pub(crate) fn node() -> Builder {
         settings: Vec::new(),
         config: None,
         storage: Arc::new(storage),
+        storage_name: "storage".into(),
     }
     .set("api.port", 0)
     .memory(1024)
@@ -41,6 +42,7 @@ pub(crate) struct Builder {
     settings: Vec<(String, String)>,
     config: Option<String>,
     storage: Arc<TempDir>,
+    storage_name: PathBuf,
 }
 
 impl Builder {
@@ -49,6 +51,12 @@ impl Builder {
         let variable = format!("SERVERLEDGE_{}", key.replace('.', "_").to_uppercase());
         self.settings.retain(|(name, _)| *name != variable);
         self.settings.push((variable, value.to_string()));
+        self
+    }
+
+    /// Keeps the node's data at this path, in its own temporary directory.
+    pub(crate) fn storage_at(mut self, path: impl Into<PathBuf>) -> Self {
+        self.storage_name = path.into();
         self
     }
 
@@ -110,7 +118,7 @@ impl Builder {
     }
 
     pub(crate) fn storage_path(&self) -> PathBuf {
-        self.storage.path().join("storage")
+        self.storage.path().join(&self.storage_name)
     }
 
     /// The directory's own name, which no other node's paths contain.
