@@ -72,7 +72,7 @@ wire! {
         "MaxConcurrency" max_concurrency: i16,
         /// In the runtime's notation, such as `module.function`.
         "Handler" handler: String,
-        /// Base64 of a tar archive.
+        /// Base64 of a tar, tar.gz or zip, or of the URL of one.
         "TarFunctionCode" code: String,
         /// Image of a `custom` function.
         "CustomImage" custom_image: String,

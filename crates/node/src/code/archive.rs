@@ -1,247 +1,146 @@
-//! Walking a tar, plain or gzip'ed, within limits.
+//! Walking an archive of any format we know, told by its first bytes, within limits.
 
 use std::cell::Cell;
-use std::io::{self, Read};
-use std::path::PathBuf;
+use std::io::{self, Read, Seek};
 
 use flate2::read::MultiGzDecoder;
-use tar::{Archive, EntryType};
 
-use super::error::shown;
-use super::tree::{Node, Tree, entry_path, link_target};
-use super::{CodeError, CodeLimits, EntryProblem};
+use super::entry::{Admitted, Entry, Kind, check_entry};
+use super::tree::Tree;
+use super::{CodeError, CodeLimits, tarball, zipfile};
 
-/// What tar adds to an entry at most in honest archives: its header, the padding, a long name and
-/// a long link with theirs.
-const ENTRY_OVERHEAD_BYTES: u64 = 8192;
-
-/// How an entry that was admitted is to be made.
-#[derive(Debug)]
-pub(super) enum Make {
-    Directory,
-    File {
-        executable: bool,
-        modified_unix: u64,
-    },
-    Link {
-        target: PathBuf,
-    },
-    /// A second name of a file that was made before.
-    HardLink {
-        target: PathBuf,
-    },
+/// What an archive is, by its magic numbers. A plain tar has none at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Tar,
+    Gzip,
+    /// Also what builds on it: `.jar`, `.whl`.
+    Zip,
 }
 
-/// An entry that may be made. Missing parents are to be made as well.
-#[derive(Debug)]
-pub(super) struct Admitted {
-    pub(super) path: PathBuf,
-    pub(super) make: Make,
-}
-
-pub(super) fn is_gzip(bytes: &[u8]) -> bool {
-    bytes.starts_with(&[0x1f, 0x8b])
+impl Format {
+    /// The name of another format, which is refused, in the error.
+    pub(super) fn of(start: &[u8]) -> Result<Self, &'static str> {
+        use Format::{Gzip, Zip};
+        let kinds: [(&[u8], Result<Self, &'static str>); 8] = [
+            (b"\x1f\x8b", Ok(Gzip)),
+            (b"PK\x03\x04", Ok(Zip)),
+            (b"PK\x05\x06", Ok(Zip)), // with no entries
+            (b"PK\x07\x08", Err("a zip archive in several parts")),
+            (b"BZh", Err("compressed with bzip2")),
+            (b"\xfd7zXZ", Err("compressed with xz")),
+            (b"\x28\xb5\x2f\xfd", Err("compressed with zstd")),
+            (b"7z\xbc\xaf", Err("a 7z archive")),
+        ];
+        kinds
+            .into_iter()
+            .find(|(magic, _)| start.starts_with(magic))
+            .map_or(Ok(Self::Tar), |(_, format)| format)
+    }
 }
 
 /// Hands each entry, checked, to `visit`, with its content. An error of `visit` is taken for one
 /// of reading the archive: visitors with errors of their own keep them.
 pub(super) fn walk(
-    mut reader: impl Read,
+    mut reader: impl Read + Seek,
     limits: &CodeLimits,
     visit: impl FnMut(&Admitted, &mut dyn Read) -> io::Result<()>,
 ) -> Result<(), CodeError> {
+    let mut walk = Walk {
+        limits,
+        tree: Tree::default(),
+        entries: 0,
+        unpacked_left: Cell::new(limits.unpacked_bytes_max),
+        visit,
+    };
     let mut start = Vec::with_capacity(8);
     let read = reader.by_ref().take(8).read_to_end(&mut start);
-    read.map_err(|error| CodeError::NotAnArchive {
-        reason: error.to_string(),
-    })?;
-    let gzip = is_gzip(&start);
-    let other_kind = other_kind(&start);
-    let reader = io::Cursor::new(start).chain(reader);
-    if let Some(kind) = other_kind {
-        return Err(CodeError::NotAnArchive {
-            reason: format!("it is {kind}"),
-        });
-    }
-    // Outside of the walk's own accounting: what extension headers may expand to.
-    let overhead = ENTRY_OVERHEAD_BYTES.saturating_mul(limits.entries_max as u64);
-    let stream_bytes = limits.unpacked_bytes_max.saturating_add(overhead);
-    let left = Cell::new(stream_bytes);
-    if gzip {
-        walk_tar(
-            Bounded::new(MultiGzDecoder::new(reader), &left),
-            limits,
-            visit,
-        )
-    } else {
-        walk_tar(Bounded::new(reader, &left), limits, visit)
-    }
-}
-
-fn other_kind(start: &[u8]) -> Option<&'static str> {
-    let kinds: [(&[u8], &str); 6] = [
-        (b"PK\x03\x04", "a zip archive"),
-        (b"PK\x05\x06", "an empty zip archive"),
-        (b"BZh", "compressed with bzip2"),
-        (b"\xfd7zXZ", "compressed with xz"),
-        (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
-        (b"7z\xbc\xaf", "a 7z archive"),
-    ];
-    kinds
-        .iter()
-        .find(|(magic, _)| start.starts_with(magic))
-        .map(|(_, kind)| *kind)
-}
-
-fn walk_tar<R: Read>(
-    reader: Bounded<'_, R>,
-    limits: &CodeLimits,
-    mut visit: impl FnMut(&Admitted, &mut dyn Read) -> io::Result<()>,
-) -> Result<(), CodeError> {
-    let mut archive = Archive::new(reader);
-    let mut tree = Tree::default();
-    let mut count = 0;
-    let unpacked = Cell::new(limits.unpacked_bytes_max);
-    let entries = archive
-        .entries()
-        .map_err(|error| unreadable(&error, 0, limits))?;
-    for entry in entries {
-        let mut entry = entry.map_err(|error| unreadable(&error, count, limits))?;
-        count += 1;
-        if count > limits.entries_max {
-            return Err(CodeError::TooMany {
-                entries_max: limits.entries_max,
+    read.and_then(|_| reader.rewind())
+        .map_err(|error| walk.unreadable(&error))?;
+    match Format::of(&start) {
+        Ok(Format::Tar) => tarball::walk(io::BufReader::new(reader), &mut walk)?,
+        Ok(Format::Gzip) => tarball::walk(MultiGzDecoder::new(reader), &mut walk)?,
+        Ok(Format::Zip) => zipfile::walk(reader, &mut walk)?,
+        Err(other) => {
+            return Err(CodeError::NotAnArchive {
+                reason: format!("it is {other}"),
             });
         }
-        let raw_path = entry.path_bytes().into_owned();
-        let admitted =
-            admit(&mut tree, &entry, &raw_path, limits).map_err(|error| match error {
-                Refused::Problem(problem) => CodeError::Entry {
-                    path: shown(&raw_path),
-                    problem,
-                },
-                Refused::Error(error) => error,
-            })?;
-        let Some(admitted) = admitted else { continue };
-        let size = entry.size();
-        let mut content = Bounded::new(&mut entry, &unpacked);
-        let before = unpacked.get();
-        visit(&admitted, &mut content).map_err(|error| unreadable(&error, count, limits))?;
+    }
+    walk.tree.check_links()
+}
+
+/// What has been seen of an archive so far.
+pub(super) struct Walk<'a, V> {
+    pub(super) limits: &'a CodeLimits,
+    tree: Tree,
+    entries: usize,
+    unpacked_left: Cell<u64>,
+    visit: V,
+}
+
+impl<V: FnMut(&Admitted, &mut dyn Read) -> io::Result<()>> Walk<'_, V> {
+    /// Every entry of every format goes through here.
+    pub(super) fn entry(
+        &mut self,
+        entry: &Entry<'_>,
+        content: &mut dyn Read,
+    ) -> Result<(), CodeError> {
+        self.count()?;
+        let Some(admitted) = check_entry(&mut self.tree, entry, self.limits)? else {
+            return Ok(());
+        };
+        let before = self.unpacked_left.get();
+        let mut content = Bounded::new(content, &self.unpacked_left);
+        let visited = (self.visit)(&admitted, &mut content);
+        visited.map_err(|error| self.unreadable(&error))?;
         // A short read would pass for the end of the file.
-        if matches!(admitted.make, Make::File { .. }) && before - unpacked.get() != size {
-            let error = io::Error::from(io::ErrorKind::UnexpectedEof);
-            return Err(unreadable(&error, count, limits));
+        let read = before - self.unpacked_left.get();
+        if matches!(entry.kind, Kind::File { size, .. } if size != read) {
+            return Err(self.unreadable(&io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(())
+    }
+
+    /// Counts an entry, also one that makes nothing.
+    pub(super) fn count(&mut self) -> Result<(), CodeError> {
+        self.entries += 1;
+        if self.entries > self.limits.entries_max {
+            return Err(self.too_many());
+        }
+        Ok(())
+    }
+
+    pub(super) fn too_many(&self) -> CodeError {
+        CodeError::TooMany {
+            entries_max: self.limits.entries_max,
         }
     }
-    tree.check_links()?;
-    // To the end, for the checksum of gzip behind it.
-    let rest = io::copy(&mut archive.into_inner(), &mut io::sink());
-    rest.map_err(|error| unreadable(&error, count, limits))?;
-    Ok(())
-}
 
-enum Refused {
-    Problem(EntryProblem),
-    Error(CodeError),
-}
-
-impl From<EntryProblem> for Refused {
-    fn from(problem: EntryProblem) -> Self {
-        Self::Problem(problem)
-    }
-}
-
-impl From<CodeError> for Refused {
-    fn from(error: CodeError) -> Self {
-        Self::Error(error)
-    }
-}
-
-/// `None` for entries that make nothing: the root, and global headers as `git archive` writes.
-fn admit(
-    tree: &mut Tree,
-    entry: &tar::Entry<'_, impl Read>,
-    raw_path: &[u8],
-    limits: &CodeLimits,
-) -> Result<Option<Admitted>, Refused> {
-    let kind = entry.header().entry_type();
-    if kind.is_pax_global_extensions() {
-        return Ok(None);
-    }
-    let path = entry_path(raw_path)?;
-    if path.as_os_str().is_empty() {
-        return match kind {
-            EntryType::Directory => Ok(None),
-            _ => Err(EntryProblem::Nameless.into()),
-        };
-    }
-    let target = entry.link_name_bytes().unwrap_or_default();
-    // Before there were directories in tar, a trailing slash made one.
-    let old_directory = kind == EntryType::Regular && raw_path.ends_with(b"/");
-    let (make, node) = match kind {
-        EntryType::Directory => (Make::Directory, Node::Directory),
-        _ if old_directory => (Make::Directory, Node::Directory),
-        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-            // Odd modes and times are no reason to refuse code.
-            let executable = entry.header().mode().unwrap_or(0o644) & 0o111 != 0;
-            let modified_unix = entry.header().mtime().unwrap_or(0);
-            (
-                Make::File {
-                    executable,
-                    modified_unix,
-                },
-                Node::File,
-            )
-        }
-        EntryType::Symlink => {
-            let target = link_target(&target)?;
-            (
-                Make::Link {
-                    target: target.clone(),
-                },
-                Node::Link(target),
-            )
-        }
-        EntryType::Link => {
-            let wanted = || EntryProblem::HardLinkTarget {
-                target: shown(&target),
+    /// What an error of reading the archive means at this point of it.
+    pub(super) fn unreadable(&self, error: &io::Error) -> CodeError {
+        if error.kind() == io::ErrorKind::FileTooLarge {
+            return CodeError::TooLarge {
+                bytes_max: self.limits.unpacked_bytes_max,
             };
-            let target = entry_path(&target).map_err(|_| wanted())?;
-            if !tree.is_file(&target) || target == path {
-                return Err(wanted().into());
-            }
-            (Make::HardLink { target }, Node::File)
         }
-        EntryType::Char | EntryType::Block => return Err(EntryProblem::Kind("device").into()),
-        EntryType::Fifo => return Err(EntryProblem::Kind("fifo").into()),
-        _ => return Err(EntryProblem::Kind("thing of an unknown kind").into()),
-    };
-    tree.admit(&path, node, limits)?;
-    Ok(Some(Admitted { path, make }))
-}
-
-fn unreadable(error: &io::Error, entries: usize, limits: &CodeLimits) -> CodeError {
-    if error.kind() == io::ErrorKind::FileTooLarge {
-        return CodeError::TooLarge {
-            bytes_max: limits.unpacked_bytes_max,
-        };
-    }
-    let reason = error.to_string();
-    match entries {
-        0 => CodeError::NotAnArchive { reason },
-        entries => CodeError::Malformed { entries, reason },
+        let reason = error.to_string();
+        match self.entries {
+            0 => CodeError::NotAnArchive { reason },
+            entries => CodeError::Malformed { entries, reason },
+        }
     }
 }
 
 /// A reader that fails when more is read than is left. Not `Take`, whose end looks like the end of
 /// the file.
-struct Bounded<'a, R> {
+pub(super) struct Bounded<'a, R> {
     inner: R,
     left: &'a Cell<u64>,
 }
 
 impl<'a, R> Bounded<'a, R> {
-    fn new(inner: R, left: &'a Cell<u64>) -> Self {
+    pub(super) fn new(inner: R, left: &'a Cell<u64>) -> Self {
         Self { inner, left }
     }
 }

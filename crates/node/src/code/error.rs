@@ -9,7 +9,9 @@ use super::Digest;
 #[derive(Debug, thiserror::Error)]
 pub enum CodeError {
     /// The bytes are no archive, or of another kind.
-    #[error("the code is not a tar archive ({reason}): send a tar, plain or compressed with gzip")]
+    #[error(
+        "the code is not an archive that this node reads ({reason}): send a tar, tar.gz or zip"
+    )]
     NotAnArchive {
         /// What it seems to be.
         reason: String,
@@ -77,10 +79,22 @@ pub enum EntryProblem {
     #[error("has a zero byte in its path")]
     ZeroByte,
     /// A path longer than the limit.
-    #[error("has a path longer than {bytes_max} bytes")]
+    #[error("has a path longer than {bytes_max} bytes (code.path_max)")]
     PathTooLong {
         /// The limit.
         bytes_max: usize,
+    },
+    /// In too many directories, one in the other.
+    #[error("has a path of more than {depth_max} names (code.depth_max)")]
+    TooDeep {
+        /// The limit.
+        depth_max: usize,
+    },
+    /// A file larger than the limit.
+    #[error("is larger than {bytes_max} bytes (code.file_size_max)")]
+    FileTooLarge {
+        /// The limit.
+        bytes_max: u64,
     },
     /// A name longer than file systems take.
     #[error("has a name longer than {bytes_max} bytes in its path")]
@@ -91,6 +105,9 @@ pub enum EntryProblem {
     /// A device, a FIFO or something unheard of.
     #[error("is a {0}: only files, directories and links are allowed")]
     Kind(&'static str),
+    /// Of a zip: encrypted, or compressed in an unusual way.
+    #[error("is encrypted or compressed by another method than deflate")]
+    Encoding,
     /// A link without a target.
     #[error("is a link without a target")]
     NoTarget,

@@ -1,18 +1,22 @@
 //! The code of functions: archives in files named by their digest, and their contents unpacked.
 //!
-//! Archives come from strangers. They are walked entry by entry and checked whole before anything
-//! is kept (`archive`, `tree`); nothing here runs or interprets what is in them. An archive is
+//! Archives come from strangers: tar, tar.gz or zip (so also jar), told apart by their first bytes.
+//! They are walked entry by entry and checked whole before anything is kept (`archive`, `entry`,
+//! `tree`); nothing here runs or interprets what is in them. An archive is
 //! on disk, synced, before [`CodeStore::put`] returns. The unpacked directory is a cache: made at
 //! the first use, moved into place by one rename, thrown away when the machine (not just the node)
 //! was restarted, because it is never synced. All of this is file work: call it off the async
 //! threads.
 
 mod archive;
+mod entry;
 mod error;
+mod tarball;
 #[cfg(test)]
 mod tests;
 mod tree;
 mod unpack;
+mod zipfile;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,6 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
+use self::archive::Format;
 pub use self::error::{CodeError, EntryProblem};
 
 /// What the code of one function may be at most.
@@ -32,8 +37,14 @@ pub use self::error::{CodeError, EntryProblem};
 pub struct CodeLimits {
     /// Bytes of all files together, unpacked: `code.size_max`.
     pub unpacked_bytes_max: u64,
+    /// Bytes of one file, unpacked: `code.file_size_max`.
+    pub file_bytes_max: u64,
     /// Files, directories and links together: `code.entries_max`.
     pub entries_max: usize,
+    /// Bytes of a path in the archive, also of a link's target: `code.path_max`.
+    pub path_bytes_max: usize,
+    /// Names in a path: `code.depth_max`.
+    pub depth_max: usize,
 }
 
 /// SHA-256 of an archive as it was sent; in text, 64 lower-case hexadecimal digits.
@@ -74,7 +85,10 @@ impl fmt::Debug for Digest {
     }
 }
 
-const ARCHIVE_SUFFIX: &str = ".tar.gz";
+/// How the files of archives end. Tars are kept compressed, zips as they came.
+const TAR_SUFFIX: &str = ".tar.gz";
+const ZIP_SUFFIX: &str = ".zip";
+const SUFFIXES: [&str; 2] = [TAR_SUFFIX, ZIP_SUFFIX];
 /// Whatever has this prefix was being made when the process ended.
 const TEMPORARY_PREFIX: &str = "tmp-";
 const EMPTY: &str = "empty";
@@ -110,18 +124,24 @@ impl CodeStore {
         Ok(store)
     }
 
-    /// Checks an archive (tar or tar.gz; no bytes at all are no files) and keeps it.
-    pub fn put(&self, tar: &[u8]) -> Result<Digest, CodeError> {
-        let digest = Digest::of(tar);
-        let path = self.archive(&digest);
+    /// Checks an archive (tar, tar.gz or zip; no bytes at all are no files) and keeps it.
+    pub fn put(&self, archive: &[u8]) -> Result<Digest, CodeError> {
+        let digest = Digest::of(archive);
+        let format = Format::of(archive);
+        let suffix = match format {
+            Ok(Format::Zip) => ZIP_SUFFIX,
+            _ => TAR_SUFFIX,
+        };
+        let path = self.archive(&digest, suffix);
         if path.exists() {
             return Ok(digest);
         }
-        archive::walk(tar, &self.limits, |_, content| {
+        archive::walk(io::Cursor::new(archive), &self.limits, |_, content| {
             io::copy(content, &mut io::sink()).map(drop)
         })?;
         let temporary = self.temporary();
-        let written = write_archive(&temporary, tar)
+        // Always compressed: an archive is written once and read rarely.
+        let written = write_archive(&temporary, archive, format == Ok(Format::Tar))
             .and_then(|()| std::fs::rename(&temporary, &path))
             .and_then(|()| File::open(&self.directory)?.sync_all());
         written.map_err(|error| {
@@ -164,12 +184,13 @@ impl CodeStore {
     /// Removes an archive and its directory. Not being there is fine. Sandboxes that still use the
     /// directory lose their files: remove what nobody runs.
     pub fn remove(&self, digest: &Digest) -> Result<(), CodeError> {
-        let archive = self.archive(digest);
-        match std::fs::remove_file(&archive) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(CodeError::io("removing", &archive)(error));
+        for archive in SUFFIXES.map(|suffix| self.archive(digest, suffix)) {
+            match std::fs::remove_file(&archive) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(CodeError::io("removing", &archive)(error));
+                }
+                _ => {}
             }
-            _ => {}
         }
         self.remove_directory(&self.directory.join(digest.as_str()))
     }
@@ -178,7 +199,10 @@ impl CodeStore {
     pub fn digests(&self) -> Result<Vec<Digest>, CodeError> {
         let mut digests = Vec::new();
         for name in self.names()? {
-            let stem = name.strip_suffix(ARCHIVE_SUFFIX).unwrap_or(&name);
+            let stem = SUFFIXES
+                .iter()
+                .find_map(|suffix| name.strip_suffix(suffix))
+                .unwrap_or(&name);
             digests.extend(Digest::parse(stem));
         }
         digests.sort_unstable();
@@ -187,13 +211,9 @@ impl CodeStore {
     }
 
     fn unpack(&self, digest: &Digest, target: &Path) -> Result<(), CodeError> {
-        let path = self.archive(digest);
-        let file = File::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => CodeError::Missing(digest.clone()),
-            _ => CodeError::io("opening", &path)(error),
-        })?;
+        let file = self.open_archive(digest)?;
         let temporary = self.temporary();
-        let unpacked = unpack::unpack(io::BufReader::new(file), &self.limits, &temporary);
+        let unpacked = unpack::unpack(file, &self.limits, &temporary);
         let moved = unpacked.and_then(|()| match std::fs::rename(&temporary, target) {
             // Somebody else was faster, with the same contents.
             Err(_) if target.is_dir() => self.remove_directory(&temporary),
@@ -203,6 +223,16 @@ impl CodeStore {
             let _ = std::fs::remove_dir_all(&temporary);
         }
         moved
+    }
+
+    fn open_archive(&self, digest: &Digest) -> Result<File, CodeError> {
+        for path in SUFFIXES.map(|suffix| self.archive(digest, suffix)) {
+            match File::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                opened => return opened.map_err(CodeError::io("opening", &path)),
+            }
+        }
+        Err(CodeError::Missing(digest.clone()))
     }
 
     /// By a new name first, so that no half-removed directory is ever taken for a whole one.
@@ -251,8 +281,8 @@ impl CodeStore {
             .collect())
     }
 
-    fn archive(&self, digest: &Digest) -> PathBuf {
-        self.directory.join(format!("{digest}{ARCHIVE_SUFFIX}"))
+    fn archive(&self, digest: &Digest, suffix: &str) -> PathBuf {
+        self.directory.join(format!("{digest}{suffix}"))
     }
 
     fn temporary(&self) -> PathBuf {
@@ -267,19 +297,18 @@ impl CodeStore {
     }
 }
 
-/// Always compressed: an archive is written once and read rarely.
-fn write_archive(path: &Path, tar: &[u8]) -> io::Result<()> {
+fn write_archive(path: &Path, archive: &[u8], compress: bool) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)?;
-    if archive::is_gzip(tar) {
-        file.write_all(tar)?;
-    } else {
+    if compress {
         let mut encoder = flate2::write::GzEncoder::new(&mut file, flate2::Compression::fast());
-        encoder.write_all(tar)?;
+        encoder.write_all(archive)?;
         encoder.finish()?;
+    } else {
+        file.write_all(archive)?;
     }
     file.sync_all()
 }

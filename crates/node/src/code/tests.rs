@@ -9,9 +9,14 @@ use tar::EntryType;
 
 use super::*;
 
+mod zip;
+
 const LIMITS: CodeLimits = CodeLimits {
     unpacked_bytes_max: 1 << 20,
+    file_bytes_max: 1 << 20,
     entries_max: 100,
+    path_bytes_max: 1024,
+    depth_max: 200,
 };
 
 /// One raw entry: kind, path, link target, content, mode.
@@ -97,7 +102,12 @@ fn store() -> (tempfile::TempDir, CodeStore) {
 
 /// The message for a refused archive. A refusal leaves nothing behind.
 fn refusal(bytes: &[u8]) -> String {
-    let (_directory, store) = store();
+    refusal_within(bytes, LIMITS)
+}
+
+fn refusal_within(bytes: &[u8], limits: CodeLimits) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let store = CodeStore::open(&directory.path().join("code"), limits).unwrap();
     let error = store.put(bytes).expect_err("should be refused");
     assert!(error.is_caller(), "{error}");
     assert_eq!(store.names().unwrap(), [BOOT_ID], "{error}");
@@ -359,6 +369,28 @@ fn limits_have_names() {
     assert!(refusal(&archive(&[file(&deep, "")])).contains("code.entries_max"));
     let again: Vec<_> = (0..101).map(|_| file("same", "")).collect();
     assert!(refusal(&archive(&again)).contains("code.entries_max"));
+    let limits = CodeLimits {
+        file_bytes_max: 5,
+        path_bytes_max: 8,
+        depth_max: 2,
+        ..LIMITS
+    };
+    for (entry, key) in [
+        (file("a", "123456"), "code.file_size_max"),
+        (file("a/b/c", ""), "code.depth_max"),
+        (file("too/long", "12345"), ""),
+        (file("much/long", "1"), "code.path_max"),
+        (link("l", "much/long"), "code.path_max"),
+    ] {
+        let bytes = archive(&[entry]);
+        if key.is_empty() {
+            let (_directory, store) = store();
+            store.put(&bytes).unwrap();
+        } else {
+            let message = refusal_within(&bytes, limits);
+            assert!(message.contains(key), "{message}");
+        }
+    }
     // An endless long name is bounded as well.
     let bomb = vec![b'n'; 3 << 20];
     let name = Raw(EntryType::GNULongName, b"././@LongLink", b"", &bomb, 0);
@@ -392,18 +424,19 @@ fn sparse_files_count_with_their_holes() {
         .unwrap()
         .set_len(1 << 40)
         .unwrap();
-    assert!(refusal(&tar("large.tar").unwrap()).contains("code.size_max"));
+    assert!(refusal(&tar("large.tar").unwrap()).contains("code.file_size_max"));
 }
 
 #[test]
 fn damage_and_other_kinds_are_told_apart() {
     for (bytes, word) in [
-        (&b"hello"[..], "not a tar"),
-        (&[b'x'; 2000], "not a tar"),
-        (b"PK\x03\x04....", "zip"),
+        (&b"hello"[..], "not an archive"),
+        (&[b'x'; 2000], "not an archive"),
+        (b"PK\x03\x04....", "cut short"),
+        (b"PK\x07\x08....", "several parts"),
         (b"\xfd7zXZ\0", "xz"),
-        (b"\x1f\x8bjunk", "not a tar"),
-        (&gzip(b"def handler(): pass"), "not a tar"),
+        (b"\x1f\x8bjunk", "not an archive"),
+        (&gzip(b"def handler(): pass"), "not an archive"),
     ] {
         assert!(refusal(bytes).contains(word), "{}", refusal(bytes));
     }
@@ -546,29 +579,43 @@ proptest! {
             2 => link(path, target),
             _ => hard_link(path, target),
         }).collect();
-        let (_directory, store) = store();
-        if let Ok(digest) = store.put(&archive(&raw)) {
-            let root = store.dir(&digest).unwrap().canonicalize().unwrap();
-            let mut all = vec![root.clone()];
-            while let Some(path) = all.pop() {
-                if let Ok(real) = path.canonicalize() {
-                    prop_assert!(real.starts_with(&root), "{} is {}", path.display(), real.display());
+        let zipped: Vec<_> = entries.iter().map(|(kind, path, target, content)| match kind {
+            0 => zip::file(path, content),
+            1 => zip::directory(path),
+            _ => zip::link(path, target),
+        }).collect();
+        for bytes in [archive(&raw), zip::archive(&zipped)] {
+            let (_directory, store) = store();
+            if let Ok(digest) = store.put(&bytes) {
+                let root = store.dir(&digest).unwrap().canonicalize().unwrap();
+                let mut all = vec![root.clone()];
+                while let Some(path) = all.pop() {
+                    if let Ok(real) = path.canonicalize() {
+                        let shown = path.display();
+                        prop_assert!(real.starts_with(&root), "{shown} is {}", real.display());
+                    }
+                    if path.symlink_metadata().unwrap().is_dir() {
+                        all.extend(path.read_dir().unwrap().map(|entry| entry.unwrap().path()));
+                    }
                 }
-                if path.symlink_metadata().unwrap().is_dir() {
-                    all.extend(path.read_dir().unwrap().map(|entry| entry.unwrap().path()));
-                }
+                let outside = store.directory.parent().unwrap();
+                prop_assert_eq!(outside.read_dir().unwrap().count(), 1);
             }
-            let outside = store.directory.parent().unwrap();
-            prop_assert_eq!(outside.read_dir().unwrap().count(), 1);
         }
     }
 
     /// Bytes at random, and good archives with some bytes changed, never panic.
     #[test]
-    fn damage_is_an_error(at in 0_usize..3000, value in any::<u8>(), packed in any::<bool>()) {
+    fn damage_is_an_error(at in 0_usize..3000, value in any::<u8>(), format in 0..3) {
         let mut bytes = archive(&[file("a/b", "content"), link("l", "a"), directory("d")]);
-        if packed {
-            bytes = gzip(&bytes);
+        match format {
+            0 => {}
+            1 => bytes = gzip(&bytes),
+            _ => bytes = zip::archive(&[
+                zip::file("a/b", "content"),
+                zip::link("l", "a"),
+                zip::directory("d/"),
+            ]),
         }
         let at = at % bytes.len();
         bytes[at] = value;

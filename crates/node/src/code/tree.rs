@@ -12,10 +12,6 @@ use std::path::{Component, Path, PathBuf};
 use super::error::shown;
 use super::{CodeError, CodeLimits, EntryProblem};
 
-/// Longest path of an entry or link target, in bytes. With the node's own directory in front it
-/// stays below the kernel's 4096.
-pub(super) const PATH_BYTES_MAX: usize = 1024;
-
 /// Longest name in a path, in bytes: the limit of common file systems.
 pub(super) const NAME_BYTES_MAX: usize = 255;
 
@@ -148,22 +144,29 @@ fn names_reversed(path: &Path) -> Vec<OsString> {
 }
 
 /// The path of an entry without `.` and trailing slashes; empty for the root itself.
-pub(super) fn entry_path(bytes: &[u8]) -> Result<PathBuf, EntryProblem> {
+pub(super) fn entry_path(bytes: &[u8], limits: &CodeLimits) -> Result<PathBuf, EntryProblem> {
     let mut path = PathBuf::new();
-    for component in checked_path(bytes)?.components() {
+    let mut depth = 0;
+    for component in checked_path(bytes, limits)?.components() {
         match component {
             Component::Normal(name) => path.push(name),
-            Component::CurDir => {}
+            Component::CurDir => continue,
             Component::ParentDir => return Err(EntryProblem::ParentDirectory),
             Component::RootDir | Component::Prefix(_) => return Err(EntryProblem::Absolute),
+        }
+        depth += 1;
+        if depth > limits.depth_max {
+            return Err(EntryProblem::TooDeep {
+                depth_max: limits.depth_max,
+            });
         }
     }
     Ok(path)
 }
 
 /// The target of a symbolic link, which may have `..`: [`Tree::check_links`] sees where it leads.
-pub(super) fn link_target(bytes: &[u8]) -> Result<PathBuf, EntryProblem> {
-    let target = checked_path(bytes).map_err(|problem| match problem {
+pub(super) fn link_target(bytes: &[u8], limits: &CodeLimits) -> Result<PathBuf, EntryProblem> {
+    let target = checked_path(bytes, limits).map_err(|problem| match problem {
         EntryProblem::Nameless => EntryProblem::NoTarget,
         other => other,
     })?;
@@ -175,7 +178,7 @@ pub(super) fn link_target(bytes: &[u8]) -> Result<PathBuf, EntryProblem> {
     Ok(target.to_path_buf())
 }
 
-fn checked_path(bytes: &[u8]) -> Result<&Path, EntryProblem> {
+fn checked_path<'a>(bytes: &'a [u8], limits: &CodeLimits) -> Result<&'a Path, EntryProblem> {
     use std::os::unix::ffi::OsStrExt as _;
     if bytes.is_empty() {
         return Err(EntryProblem::Nameless);
@@ -183,9 +186,9 @@ fn checked_path(bytes: &[u8]) -> Result<&Path, EntryProblem> {
     if bytes.contains(&0) {
         return Err(EntryProblem::ZeroByte);
     }
-    if bytes.len() > PATH_BYTES_MAX {
+    if bytes.len() > limits.path_bytes_max {
         return Err(EntryProblem::PathTooLong {
-            bytes_max: PATH_BYTES_MAX,
+            bytes_max: limits.path_bytes_max,
         });
     }
     if bytes

@@ -1,18 +1,19 @@
 //! Writing the contents of an archive into a directory of their own.
 
 use std::fs::{DirBuilder, FileTimes, OpenOptions, Permissions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::archive::{Admitted, Make, walk};
+use super::archive::walk;
+use super::entry::{Admitted, Make};
 use super::{CodeError, CodeLimits};
 
 /// Unpacks into `root`, which must not exist. On an error, what is there is for the caller to
 /// remove.
 pub(super) fn unpack(
-    archive: impl Read,
+    archive: impl Read + Seek,
     limits: &CodeLimits,
     root: &Path,
 ) -> Result<(), CodeError> {

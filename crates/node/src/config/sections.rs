@@ -207,8 +207,14 @@ impl Default for Function {
 pub struct Code {
     /// Bytes of one function's code, unpacked; 256 MiB.
     pub size_max: u64,
+    /// Bytes of one of its files, unpacked; 256 MiB.
+    pub file_size_max: u64,
     /// Files, directories and links of one function's code; 20,000.
     pub entries_max: usize,
+    /// Bytes of a path in it; 1024.
+    pub path_max: usize,
+    /// Names in a path; 64.
+    pub depth_max: usize,
 }
 
 impl Code {
@@ -216,7 +222,10 @@ impl Code {
     pub fn limits(&self) -> CodeLimits {
         CodeLimits {
             unpacked_bytes_max: self.size_max,
+            file_bytes_max: self.file_size_max,
             entries_max: self.entries_max,
+            path_bytes_max: self.path_max,
+            depth_max: self.depth_max,
         }
     }
 }
@@ -225,7 +234,10 @@ impl Default for Code {
     fn default() -> Self {
         Self {
             size_max: 256 << 20,
+            file_size_max: 256 << 20,
             entries_max: 20_000,
+            path_max: 1024,
+            depth_max: 64,
         }
     }
 }

@@ -99,7 +99,7 @@ impl ApiError {
             Self::Code(error) if error.is_caller() => (
                 400,
                 "invalid code",
-                "TarFunctionCode is the base64 of a tar archive",
+                "TarFunctionCode is the base64 of a tar, tar.gz or zip",
             ),
             Self::Accept(AcceptError::TooMany(_)) => (429, "too many calls", "try again later"),
             _ => (

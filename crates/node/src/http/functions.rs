@@ -157,7 +157,7 @@ async fn store_code(node: &Arc<Node>, encoded: String) -> Result<Option<String>,
             .decode(encoded)
             .map_err(|error| ApiError::Invalid {
                 what: format!("field `TarFunctionCode`: not base64: {error}"),
-                hint: "send the standard base64 of a tar archive",
+                hint: "send the standard base64 of a tar, tar.gz or zip",
             })?;
         if tar.starts_with(b"http://") || tar.starts_with(b"https://") {
             return Err(ApiError::Invalid {
