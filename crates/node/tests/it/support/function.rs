@@ -1,7 +1,11 @@
 //! Functions to register: source text in, the body of `/create` out.
 
+use std::io::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder};
 use serde_json::{Value, json};
 
 /// A function and its code.
@@ -69,6 +73,30 @@ impl Function {
         self
     }
 
+    /// As [`Function::body`], with other bytes for the code: an archive, or its URL.
+    pub(crate) fn body_with(&self, code: impl AsRef<[u8]>) -> Value {
+        let mut body = self.body();
+        body["TarFunctionCode"] = json!(BASE64.encode(code));
+        body
+    }
+
+    /// The function's files as a tar.
+    pub(crate) fn tar(&self) -> Vec<u8> {
+        tar(&self.files)
+    }
+
+    /// The same as a tar.gz.
+    pub(crate) fn tar_gz(&self) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&self.tar()).expect("writing to memory");
+        encoder.finish().expect("writing to memory")
+    }
+
+    /// The same as a zip.
+    pub(crate) fn zip(&self) -> Vec<u8> {
+        zip(&self.files).expect("writing to memory")
+    }
+
     /// The body of `/create` or `/update`.
     pub(crate) fn body(&self) -> Value {
         let mut body = json!({
@@ -99,4 +127,23 @@ pub(crate) fn tar(files: &[(String, String)]) -> Vec<u8> {
             .expect("writing to memory");
     }
     archive.into_inner().expect("writing to memory")
+}
+
+fn zip(files: &[(String, String)]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+    let mut bytes = Vec::new();
+    let mut archive = rawzip::ZipArchiveWriter::new(&mut bytes);
+    for (path, source) in files {
+        let (mut entry, config) = archive
+            .new_file(path.as_str())
+            .compression_method(rawzip::CompressionMethod::DEFLATE)
+            .start()?;
+        let encoder = DeflateEncoder::new(&mut entry, Compression::fast());
+        let mut writer = config.wrap(encoder);
+        writer.write_all(source.as_bytes())?;
+        let (encoder, descriptor) = writer.finish()?;
+        encoder.finish()?;
+        entry.finish(descriptor)?;
+    }
+    archive.finish()?;
+    Ok(bytes)
 }
