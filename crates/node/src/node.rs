@@ -19,6 +19,7 @@ use crate::async_calls::{self, AsyncCalls, AsyncConfig, Queue};
 use crate::catalog::{Catalog, Function, FunctionRecord};
 use crate::code::{CodeStore, Digest};
 use crate::config::Config;
+use crate::fetch::Fetcher;
 use crate::invoke::Report;
 use crate::launch::Launcher;
 use crate::pool::Pool;
@@ -38,6 +39,7 @@ pub struct Node {
     pub async_calls: AsyncCalls,
     pub(crate) store: Arc<Store>,
     pub(crate) code: Arc<CodeStore>,
+    pub(crate) fetcher: Fetcher,
     /// Serialises changes of one name (by a hash of it), so that store, code and catalog agree.
     pub(crate) name_locks: Vec<tokio::sync::Mutex<()>>,
     last_request: AtomicU64,
@@ -113,6 +115,7 @@ impl Node {
             async_calls,
             store,
             code,
+            fetcher: Fetcher::new(config.code.url.limits()),
             name_locks: std::iter::repeat_with(Default::default)
                 .take(NAME_LOCKS)
                 .collect(),

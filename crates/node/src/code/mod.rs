@@ -52,7 +52,8 @@ pub struct CodeLimits {
 pub struct Digest(Box<str>);
 
 impl Digest {
-    fn of(archive: &[u8]) -> Self {
+    /// Of these bytes.
+    pub fn of(archive: &[u8]) -> Self {
         Self(hex::encode(Sha256::digest(archive)).into())
     }
 

@@ -11,6 +11,7 @@ use serverledge_core::Language;
 
 use super::sections::{Config, Isolation, LogFormat};
 use super::value::Scalar;
+use crate::fetch::Network;
 
 mod table;
 
@@ -76,6 +77,8 @@ pub(super) enum Set {
     Text(fn(&mut Config, String)),
     Path(fn(&mut Config, PathBuf)),
     Choice(&'static [&'static str], fn(&mut Config, &str)),
+    /// Separated by commas; none is fine.
+    Networks(fn(&mut Config, Vec<Network>)),
     RuntimePath,
     RuntimeLanguage,
 }
@@ -127,6 +130,10 @@ impl Set {
                     .filter(|text| choices.contains(&text.as_str()))
                     .map(|text| set(config, &text))
             }
+            Self::Networks(set) => {
+                let networks = value.as_text().and_then(|text| networks(&text));
+                networks.map(|networks| set(config, networks))
+            }
             Self::RuntimePath => {
                 let path = value
                     .as_text()
@@ -167,6 +174,7 @@ impl Set {
             }
             Self::Text(_) => "a text".into(),
             Self::Path(_) => "a path".into(),
+            Self::Networks(_) => "addresses or networks like 10.0.0.0/8, with commas".into(),
             Self::RuntimePath => "an absolute path".into(),
             Self::Choice(choices, _) => format!("one of {}", choices.join(", ")),
             Self::RuntimeLanguage => format!("one of {}", LANGUAGES.join(", ")),
@@ -179,6 +187,14 @@ fn bounds<T: PartialEq + std::fmt::Display>(range: &RangeInclusive<T>, unlimited
         end if end == unlimited => format!("from {}", range.start()),
         end => format!("from {} to {end}", range.start()),
     }
+}
+
+fn networks(text: &str) -> Option<Vec<Network>> {
+    let parts = text.split(',').map(str::trim);
+    parts
+        .filter(|part| !part.is_empty())
+        .map(|part| part.parse().ok())
+        .collect()
 }
 
 fn language(text: &str) -> Option<Language> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serverledge_core::Language;
 
 use crate::code::CodeLimits;
+use crate::fetch::{FetchLimits, Network};
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -215,6 +216,8 @@ pub struct Code {
     pub path_max: usize,
     /// Names in a path; 64.
     pub depth_max: usize,
+    /// Code by URL: `code.url.*`.
+    pub url: CodeUrl,
 }
 
 impl Code {
@@ -238,6 +241,47 @@ impl Default for Code {
             entries_max: 20_000,
             path_max: 1024,
             depth_max: 64,
+            url: CodeUrl::default(),
+        }
+    }
+}
+
+/// Limits of code that is fetched by URL.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CodeUrl {
+    /// Networks that may be fetched from besides public addresses; none.
+    pub networks: Vec<Network>,
+    /// Bytes as received; 128 MiB.
+    pub size_max: u64,
+    /// How long fetching may take in all; 60 s.
+    pub timeout: Duration,
+    /// Redirects that are followed; 5.
+    pub redirects_max: usize,
+    /// Fetches at once; 4.
+    pub concurrency: usize,
+}
+
+impl CodeUrl {
+    /// For the fetcher.
+    pub fn limits(&self) -> FetchLimits {
+        FetchLimits {
+            networks: self.networks.clone(),
+            bytes_max: self.size_max,
+            time_max: self.timeout,
+            redirects_max: self.redirects_max,
+            concurrency: self.concurrency,
+        }
+    }
+}
+
+impl Default for CodeUrl {
+    fn default() -> Self {
+        Self {
+            networks: Vec::new(),
+            size_max: 128 << 20,
+            timeout: Duration::from_secs(60),
+            redirects_max: 5,
+            concurrency: 4,
         }
     }
 }

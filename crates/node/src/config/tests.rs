@@ -230,6 +230,21 @@ fn unknown_keys_get_a_suggestion() {
 }
 
 #[test]
+fn networks_are_separated_by_commas() {
+    let networks = |text: &str| {
+        let config = good("x.yaml", &format!("code.url.networks: {text}"));
+        let shown = config.code.url.networks.iter().map(ToString::to_string);
+        shown.collect::<Vec<_>>()
+    };
+    assert_eq!(networks("127.0.0.1"), ["127.0.0.1/32"]);
+    assert_eq!(
+        networks("10.0.0.0/8,fd00::/8 ,"),
+        ["10.0.0.0/8", "fd00::/8"]
+    );
+    assert!(networks("''").is_empty());
+}
+
+#[test]
 fn wrong_values_say_what_was_expected() {
     let check = |text: &str, expected: &str| assert_eq!(problems(text, &[]), [expected]);
     let port = "api.port expected an integer from 0 to 65535, found";
@@ -255,6 +270,11 @@ fn wrong_values_say_what_was_expected() {
     check(
         "container.pool.cpus: .nan",
         "container.pool.cpus expected a number from 0.001 to 65536, found NaN",
+    );
+    check(
+        "code.url.networks: 10.0.0.0/8, example",
+        "code.url.networks expected addresses or networks like 10.0.0.0/8, with commas, \
+         found \"10.0.0.0/8, example\"",
     );
     check(
         "runtime.x.path: bin/x",

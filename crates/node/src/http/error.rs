@@ -16,6 +16,7 @@ use tracing::error;
 use super::{JSON, Reply, TEXT, reply};
 use crate::async_calls::AcceptError;
 use crate::code::CodeError;
+use crate::fetch::{Blame, FetchError};
 use crate::invoke::InvokeError;
 use crate::store::StoreError;
 
@@ -50,6 +51,8 @@ pub(crate) enum ApiError {
     NoResult { id: String, pending: bool },
     #[error("the code was refused")]
     Code(#[source] CodeError),
+    #[error("the code was not fetched")]
+    Fetch(#[source] FetchError),
     #[error("the store failed")]
     Store(#[from] StoreError),
     #[error("the call was not accepted")]
@@ -74,7 +77,9 @@ impl ApiError {
             Self::Invoke { request_id, error } => invoke_failure(request_id, &error),
             other => {
                 let problem = other.problem();
-                if problem.status >= 500 {
+                // A URL that doesn't answer is for its sender to mend.
+                let theirs = matches!(&other, Self::Fetch(e) if e.blame() != Blame::Node);
+                if problem.status >= 500 && !theirs {
                     error!(error = crate::chain(&other), "request failed");
                 }
                 problem_reply(&problem)
@@ -101,6 +106,15 @@ impl ApiError {
                 "invalid code",
                 "TarFunctionCode is the base64 of a tar, tar.gz or zip",
             ),
+            Self::Fetch(error) => {
+                let (status, title) = match error.blame() {
+                    Blame::Caller => (400, "invalid code"),
+                    Blame::Server => (502, "code not available"),
+                    Blame::Slowness => (504, "code not available in time"),
+                    Blame::Node => (503, "code not fetched"),
+                };
+                (status, title, error.hint())
+            }
             Self::Accept(AcceptError::TooMany(_)) => (429, "too many calls", "try again later"),
             _ => (
                 503,

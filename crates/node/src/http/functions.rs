@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serverledge_api::FunctionSpec;
 use serverledge_core::{FunctionName, Language};
 use tokio::sync::MutexGuard;
+use tracing::info;
 
 use super::error::ApiError;
 use super::{Body, Reply, json};
 use crate::catalog::FunctionRecord;
+use crate::fetch::CodeUrl;
 use crate::node::Node;
 
 #[derive(serde::Serialize)]
@@ -36,13 +39,14 @@ pub(super) async fn register(
     update: bool,
 ) -> Result<Reply, ApiError> {
     let spec: FunctionSpec = serverledge_api::decode(&body.read().await?)?;
-    let _guard = lock(node, &spec.name).await;
     // In the original's order, so that a request with two faults gets the same answer.
-    if !update && node.catalog.function(&spec.name).is_some() {
-        return Err(ApiError::Exists(spec.name));
-    }
+    check_new(node, &spec.name, update)?;
     let record = check(node, &spec)?;
-    let code = store_code(node, spec.code).await?;
+    // Before the lock: fetching may take long, and others wait for the lock.
+    let archive = receive_code(node, spec.code).await?;
+    let _guard = lock(node, &spec.name).await;
+    check_new(node, &spec.name, update)?;
+    let code = store_code(node, archive).await?;
     let record = FunctionRecord { code, ..record };
     let name = record.name.clone();
     let bytes =
@@ -53,6 +57,13 @@ pub(super) async fn register(
         node.pool.retire(&former);
     }
     Ok(json(&Created { name: &name }))
+}
+
+fn check_new(node: &Node, name: &str, update: bool) -> Result<(), ApiError> {
+    if !update && node.catalog.function(name).is_some() {
+        return Err(ApiError::Exists(name.to_owned()));
+    }
+    Ok(())
 }
 
 /// Removes a function and its sandboxes.
@@ -144,36 +155,72 @@ const HANDLER_MAX: usize = 4096;
 /// Calls one sandbox serves at once, at most: each has a connection and a thread.
 const CONCURRENCY_MAX: u32 = 128;
 
-/// Writes the code to disk; its digest.
-async fn store_code(node: &Arc<Node>, encoded: String) -> Result<Option<String>, ApiError> {
+/// The archive that was sent, or that is at the URL that was sent; `None` without code.
+async fn receive_code(node: &Node, encoded: String) -> Result<Option<Received>, ApiError> {
     if encoded.is_empty() {
         return Ok(None);
     }
-    let node = Arc::clone(node);
-    let store = move || {
+    let decode = move || {
         // Line breaks, as `base64 FILE` prints them, are harmless.
         let encoded: String = encoded.split_ascii_whitespace().collect();
-        let tar = STANDARD
-            .decode(encoded)
-            .map_err(|error| ApiError::Invalid {
-                what: format!("field `TarFunctionCode`: not base64: {error}"),
-                hint: "send the standard base64 of a tar, tar.gz or zip",
-            })?;
-        if tar.starts_with(b"http://") || tar.starts_with(b"https://") {
-            return Err(ApiError::Invalid {
-                what: "field `TarFunctionCode`: code by URL is not supported yet".into(),
-                hint: "download the archive and send it",
-            });
-        }
-        node.code.put(&tar).map_err(ApiError::Code)
+        STANDARD.decode(encoded)
     };
-    let digest = tokio::task::spawn_blocking(store)
-        .await
-        .map_err(|_| ApiError::Invalid {
-            what: "field `TarFunctionCode`: the archive could not be read".into(),
-            hint: "",
-        })??;
+    let decoded = tokio::task::spawn_blocking(decode).await;
+    let sent = decoded
+        .map_err(|_| unreadable())?
+        .map_err(|error| ApiError::Invalid {
+            what: format!("field `TarFunctionCode`: not base64: {error}"),
+            hint: "send the standard base64 of a tar, tar.gz or zip, or of its URL",
+        })?;
+    let Some(url) = CodeUrl::sent(&sent) else {
+        return Ok(Some(Received {
+            archive: sent.into(),
+            url: None,
+        }));
+    };
+    let url = CodeUrl::parse(url).map_err(ApiError::Fetch)?;
+    let archive = node.fetcher.fetch(&url).await.map_err(ApiError::Fetch)?;
+    Ok(Some(Received {
+        archive,
+        url: Some(url),
+    }))
+}
+
+/// An archive, not looked at yet, and where it was fetched from if it was.
+struct Received {
+    archive: Bytes,
+    url: Option<CodeUrl>,
+}
+
+/// Checks the archive and writes it to disk; its digest.
+async fn store_code(
+    node: &Arc<Node>,
+    received: Option<Received>,
+) -> Result<Option<String>, ApiError> {
+    let Some(Received { archive, url }) = received else {
+        return Ok(None);
+    };
+    let node = Arc::clone(node);
+    let store = move || {
+        if let Some(url) = &url {
+            url.verify(&archive).map_err(ApiError::Fetch)?;
+        }
+        let digest = node.code.put(&archive).map_err(ApiError::Code)?;
+        if let Some(url) = &url {
+            info!(%url, %digest, bytes = archive.len(), "code was fetched");
+        }
+        Ok::<_, ApiError>(digest)
+    };
+    let stored = tokio::task::spawn_blocking(store).await;
+    let digest = stored.map_err(|_| unreadable())??;
     Ok(Some(digest.as_str().to_owned()))
+}
+
+fn unreadable() -> ApiError {
+    ApiError::Invalid {
+        what: "field `TarFunctionCode`: the archive could not be read".into(),
+        hint: "",
+    }
 }
 
 async fn lock<'a>(node: &'a Node, name: &str) -> MutexGuard<'a, ()> {

@@ -13,6 +13,7 @@
 
 mod r#async;
 mod code;
+mod code_url;
 mod config;
 mod hostile;
 mod lifecycle;

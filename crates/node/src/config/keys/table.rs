@@ -2,7 +2,8 @@
 
 use super::Effect::{None as NoEffect, Set as Sets};
 use super::Set::{
-    Bool, Choice, Duration, Integer, Number, Path, RuntimeLanguage, RuntimePath, Size, Text,
+    Bool, Choice, Duration, Integer, Networks, Number, Path, RuntimeLanguage, RuntimePath, Size,
+    Text,
 };
 use super::{Effect, Isolation, Key, LogFormat};
 
@@ -115,6 +116,19 @@ pub(super) static KEYS: &[Key] = &[
         "Length of a path in a function's code, bytes. The kernel's own limit is 4096."),
     key("code.depth_max", "64", Sets(Integer(1..=1024, |c, v| c.code.depth_max = v as usize)),
         "Names in a path in a function's code: how deep its directories may be."),
+    key("code.url.networks", "", Sets(Networks(|c, v| c.code.url.networks = v)),
+        "Where code may be fetched from by URL besides public addresses, e.g. 127.0.0.1."),
+    key("code.url.size_max", "128MiB", Sets(Size(0..=(1 << 32), |c, v| c.code.url.size_max = v)),
+        "Size of code that is fetched by URL, as it is received."),
+    key("code.url.timeout", "60",
+        Sets(Duration(0.001..=3600.0, |c, v| c.code.url.timeout = v)),
+        "How long fetching code by URL may take, redirects and waiting for others included."),
+    key("code.url.redirects_max", "5",
+        Sets(Integer(0..=100, |c, v| c.code.url.redirects_max = v as usize)),
+        "Redirects that are followed when code is fetched by URL."),
+    key("code.url.concurrency", "4",
+        Sets(Integer(1..=1000, |c, v| c.code.url.concurrency = v as usize)),
+        "Codes being fetched by URL at once, each of them in memory."),
 
     key("async.retention", "1800", Sets(Duration(1.0..=YEARS, |c, v| c.async_calls.retention = v)),
         "How long the result of an asynchronous call is kept."),

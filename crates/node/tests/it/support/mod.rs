@@ -5,6 +5,7 @@ pub(crate) mod function;
 pub(crate) mod http;
 pub(crate) mod machine;
 pub(crate) mod node;
+pub(crate) mod server;
 
 pub(crate) use function::{Function, javascript, python};
 pub(crate) use node::{Node, node};
