@@ -12,6 +12,8 @@ pub struct Snapshot {
     pub memory_busy: u64,
     /// Held by idle sandboxes.
     pub memory_warm: u64,
+    /// Held by sandboxes that were started ahead of their function.
+    pub memory_spare: u64,
     /// Cores of the pool.
     pub cpu_total: f64,
     /// Held by sandboxes that run or start.
@@ -24,6 +26,8 @@ pub struct Ledger {
     memory_total: u64,
     memory_busy: u64,
     memory_warm: u64,
+    /// Held by sandboxes without a function.
+    memory_spare: u64,
     cpu_total: u64,
     cpu_used: u64,
 }
@@ -44,6 +48,7 @@ impl Ledger {
             memory_total: memory_mb,
             memory_busy: 0,
             memory_warm: 0,
+            memory_spare: 0,
             cpu_total,
             cpu_used: 0,
         }
@@ -59,12 +64,17 @@ impl Ledger {
         cpu <= self.cpu_total - self.cpu_used
     }
 
-    /// Memory that neither busy nor idle sandboxes hold.
+    /// Memory that no sandbox holds.
     pub fn memory_free(&self) -> u64 {
-        self.memory_total - self.memory_busy - self.memory_warm
+        self.memory_total - self.memory_busy - self.memory_warm - self.memory_spare
     }
 
-    /// Memory that could be had by evicting every idle sandbox.
+    /// Memory of sandboxes without a function.
+    pub fn memory_spare(&self) -> u64 {
+        self.memory_spare
+    }
+
+    /// Memory that could be had by evicting every idle sandbox, and those without a function.
     pub fn memory_available(&self) -> u64 {
         self.memory_total - self.memory_busy
     }
@@ -93,8 +103,20 @@ impl Ledger {
         self.memory_warm -= memory;
     }
 
+    /// A sandbox starts without a function.
+    pub(crate) fn take_spare(&mut self, memory: u64) {
+        self.memory_spare += memory;
+        self.check();
+    }
+
+    /// A sandbox without a function is gone, or has got one.
+    pub(crate) fn drop_spare(&mut self, memory: u64) {
+        self.memory_spare -= memory;
+    }
+
     fn check(&self) {
-        debug_assert!(self.memory_busy + self.memory_warm <= self.memory_total);
+        let held = self.memory_busy + self.memory_warm + self.memory_spare;
+        debug_assert!(held <= self.memory_total);
         debug_assert!(self.cpu_used <= self.cpu_total);
     }
 
@@ -104,6 +126,7 @@ impl Ledger {
             memory_total: self.memory_total,
             memory_busy: self.memory_busy,
             memory_warm: self.memory_warm,
+            memory_spare: self.memory_spare,
             cpu_total: self.cpu_total as f64 / MICROS_PER_CORE,
             cpu_used: self.cpu_used as f64 / MICROS_PER_CORE,
         }

@@ -15,7 +15,7 @@ pub use estimate::Estimate;
 pub use function::{FunctionName, InvalidName, Language, Runtime};
 pub use ledger::{Ledger, Snapshot};
 pub use scheduler::{
-    Action, CallId, Decision, DropReason, FunctionId, GiveUp, Limits, Outcome, SandboxId,
+    Action, CallId, Decision, Demand, DropReason, FunctionId, GiveUp, Limits, Outcome, SandboxId,
     Scheduler, SchedulerConfig,
 };
 pub use time::Timestamp;

@@ -16,6 +16,7 @@
 //! across functions: freed room goes to the oldest first, and younger ones don't overtake it.
 
 mod pool;
+mod spare;
 mod types;
 mod waiting;
 
@@ -23,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use self::pool::{Pool, Sandbox, State};
+pub use self::spare::Demand;
 pub use self::types::{
     Action, CallId, Decision, DropReason, FunctionId, GiveUp, Limits, Outcome, SandboxId,
     SchedulerConfig,
@@ -334,8 +336,8 @@ impl Scheduler {
             .or_insert_with(|| Pool::new(limits));
         let (memory, cpu) = (pool.limits.memory_mb, pool.cpu);
         let mut ids = Vec::new();
-        while ids.len() < count && self.ledger.memory_free() >= memory && self.ledger.cpu_fits(cpu)
-        {
+        let free = |ledger: &Ledger| ledger.memory_free() + ledger.memory_spare();
+        while ids.len() < count && free(&self.ledger) >= memory && self.ledger.cpu_fits(cpu) {
             ids.push(self.create(function, true, now, actions));
         }
         self.forget_if_unused(function);
@@ -371,6 +373,7 @@ impl Scheduler {
 
     /// Destroys everything and forgets who waits.
     pub fn drain(&mut self, actions: &mut Vec<Action>) {
+        while self.yield_spare(actions) {}
         for id in self.sandboxes.keys().copied().collect::<Vec<_>>() {
             self.destroy(id, actions);
         }
@@ -582,6 +585,7 @@ impl Scheduler {
         pool.starting += 1;
         self.starting += 1;
         let (memory, cpu) = (pool.limits.memory_mb, pool.cpu);
+        while self.ledger.memory_free() < memory && self.yield_spare(actions) {}
         while self.ledger.memory_free() < memory
             && let Some(&(_, victim)) = self.idle.first()
         {

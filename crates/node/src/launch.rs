@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serverledge_core::{Language, SandboxId};
-use serverledge_sandbox::{Backend, CreateError, Sandbox, SandboxSpec, Shim};
+use serverledge_sandbox::{Backend, CreateError, Kind, Prestarted, Sandbox, SandboxSpec, Shim};
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use crate::catalog::Function;
 use crate::code::{CodeStore, Digest};
@@ -30,21 +31,44 @@ impl Launcher {
         }
     }
 
-    /// Starts a sandbox with the function loaded in it.
+    /// What a sandbox must be to take the function, if it can be made ahead.
+    pub(crate) fn kind(function: &Function) -> Option<Kind> {
+        let shim = shim(function.language)?;
+        let interpreter = function.interpreter.clone();
+        Some(Kind { interpreter, shim })
+    }
+
+    /// Starts a sandbox without a function; `None` if that can't be had.
+    pub(crate) async fn prestart(&self, id: SandboxId, kind: &Kind) -> Option<Box<dyn Prestarted>> {
+        let started = self
+            .backend
+            .prestart(kind.clone(), id.0, self.start_timeout);
+        match started.await {
+            Ok(started) => started,
+            Err(error) => {
+                warn!(
+                    interpreter = %kind.interpreter.display(),
+                    error = %crate::chain(&error),
+                    "a sandbox could not be started ahead"
+                );
+                None
+            }
+        }
+    }
+
+    /// Starts a sandbox with the function loaded in it, out of one that was made ahead if possible.
     pub async fn create(
         &self,
         id: SandboxId,
         function: &Function,
+        ahead: Option<Box<dyn Prestarted>>,
     ) -> Result<Arc<dyn Sandbox>, CreateError> {
         let record = &function.record;
-        let shim = match function.language {
-            Language::Python => Shim::Python,
-            Language::Node => Shim::Node,
-            other => {
-                return Err(CreateError::Isolation(format!(
-                    "no backend of this node runs {other:?} functions"
-                )));
-            }
+        let Some(shim) = shim(function.language) else {
+            return Err(CreateError::Isolation(format!(
+                "no backend of this node runs {:?} functions",
+                function.language
+            )));
         };
         let spec = SandboxSpec {
             id: id.0,
@@ -58,6 +82,19 @@ impl Launcher {
             slots: record.max_concurrency,
             timeout_start: self.start_timeout,
         };
+        if let Some(ahead) = ahead {
+            match ahead.load(spec.clone()).await {
+                // No fault of the function: a new one may do.
+                Err(error @ (CreateError::Isolation(_) | CreateError::Io { .. })) => {
+                    warn!(
+                        function = record.name,
+                        error = %crate::chain(&error),
+                        "a sandbox that was started ahead was of no use"
+                    );
+                }
+                loaded => return loaded,
+            }
+        }
         self.backend.create(spec).await
     }
 
@@ -86,6 +123,14 @@ impl Launcher {
             Ok(Err(error)) => Err(unreadable(&error)),
             Err(panic) => Err(unreadable(&panic)),
         }
+    }
+}
+
+fn shim(language: Language) -> Option<Shim> {
+    match language {
+        Language::Python => Some(Shim::Python),
+        Language::Node => Some(Shim::Node),
+        _ => None,
     }
 }
 

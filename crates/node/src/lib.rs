@@ -17,6 +17,7 @@ pub mod invoke;
 pub mod launch;
 pub mod node;
 pub mod pool;
+mod prestart;
 pub mod store;
 
 /// An error with its causes, in one line.

@@ -101,7 +101,8 @@ impl Node {
         let path = &config.storage.path;
         let code = Arc::new(CodeStore::open(&path.join("code"), config.code.limits())?);
         let launcher = Launcher::new(backend, Arc::clone(&code), config.sandbox.start_timeout);
-        let pool = Pool::new(scheduler_config(&config), launcher);
+        let ahead = (config.sandbox.prestart, config.sandbox.prestart_max);
+        let pool = Pool::new(scheduler_config(&config), launcher, ahead);
         let (async_calls, queue) = AsyncCalls::open(async_config(&config), Arc::clone(&store))?;
         let key = config
             .registry
@@ -238,7 +239,10 @@ impl Node {
             };
             codes.extend(record.code.clone());
             match self.function(record) {
-                Some(function) => drop(self.catalog.insert(Arc::new(function))),
+                Some(function) => {
+                    self.pool.expect(&function);
+                    self.catalog.insert(Arc::new(function));
+                }
                 None => warn!(
                     function = name,
                     "its runtime is no longer configured; left out"
@@ -273,6 +277,9 @@ impl Node {
 
 const NAME_LOCKS: usize = 64;
 
+/// What a sandbox without a function counts for, MiB: an interpreter, and not a small one.
+const SPARE_MB: u64 = 32;
+
 fn scheduler_config(config: &Config) -> SchedulerConfig {
     SchedulerConfig {
         memory_mb: config.container.pool_memory_mb,
@@ -283,6 +290,7 @@ fn scheduler_config(config: &Config) -> SchedulerConfig {
         queue_timeout: config.scheduler.queue_timeout,
         starts_max: config.scheduler.starts_max,
         cores: std::thread::available_parallelism().map_or(1, usize::from),
+        spare_mb: SPARE_MB,
     }
 }
 

@@ -13,12 +13,13 @@ use serverledge_core::{
     Action, CallId, Decision, DropReason, FunctionId, GiveUp, Outcome, SandboxId, Scheduler,
     SchedulerConfig, Snapshot, Timestamp,
 };
-use serverledge_sandbox::{CreateError, Sandbox};
+use serverledge_sandbox::{CreateError, Kind, Prestarted, Sandbox};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
 use crate::catalog::Function;
 use crate::launch::Launcher;
+use crate::prestart::{Prestarts, Reserved};
 
 /// The node's sandboxes and the calls that wait for one.
 pub struct Pool {
@@ -49,6 +50,7 @@ struct State {
     waiting: HashMap<CallId, Waiting>,
     /// Revisions with sandboxes or waiting calls, and those that had some.
     functions: HashMap<FunctionId, Arc<Function>>,
+    prestarts: Prestarts,
     next_call: u64,
     closed: bool,
 }
@@ -89,8 +91,9 @@ pub struct Lease {
 }
 
 impl Pool {
-    /// A pool of sandboxes made by `backend`.
-    pub fn new(config: SchedulerConfig, launcher: Launcher) -> Arc<Self> {
+    /// A pool of sandboxes made by `launcher`, between `ahead.0` and `ahead.1` of each kind ahead of
+    /// their function.
+    pub fn new(config: SchedulerConfig, launcher: Launcher, ahead: (usize, usize)) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 scheduler: Scheduler::new(config),
@@ -98,6 +101,7 @@ impl Pool {
                 sandboxes: HashMap::new(),
                 waiting: HashMap::new(),
                 functions: HashMap::new(),
+                prestarts: Prestarts::new(ahead.0, ahead.1),
                 next_call: 0,
                 closed: false,
             }),
@@ -288,6 +292,8 @@ impl Pool {
         } = &mut *state;
         scheduler.expire(now, actions);
         self.perform(&mut state);
+        let gone = state.prestarts.sweep(now);
+        (0..gone).for_each(|_| state.scheduler.release_spare());
     }
 
     /// Forgets retired revisions that nothing refers to any more; their code can go.
@@ -347,6 +353,7 @@ impl Pool {
             match action {
                 Action::Create { sandbox, function } => self.create(state, sandbox, function),
                 Action::Destroy { sandbox } => self.destroy(state, sandbox),
+                Action::Yield => state.prestarts.give_up(),
                 Action::Dispatch {
                     call,
                     sandbox: id,
@@ -377,11 +384,61 @@ impl Pool {
         };
         state.sandboxes.insert(id, entry);
         let pool = Arc::clone(self);
+        let kind = Launcher::kind(&function);
+        let ahead = kind.as_ref().and_then(|kind| self.take(state, kind));
         tokio::spawn(async move {
-            let result = pool.launcher.create(id, &function).await;
+            let result = pool.launcher.create(id, &function, ahead).await;
             drop(function);
             pool.created(id, result);
+            // Now and not before: what somebody waits for goes first.
+            if let Some(kind) = kind {
+                pool.prestart(kind).await;
+            }
         });
+    }
+
+    /// A sandbox that was started ahead; the function that gets it pays for itself.
+    fn take(&self, state: &mut State, kind: &Kind) -> Option<Box<dyn Prestarted>> {
+        let (ahead, gone) = state.prestarts.take(kind, self.now());
+        (0..gone).for_each(|_| state.scheduler.release_spare());
+        ahead
+    }
+
+    /// Functions of this one's kind will be started: has sandboxes made ready for them.
+    pub(crate) fn expect(self: &Arc<Self>, function: &Function) {
+        let Some(kind) = Launcher::kind(function) else {
+            return;
+        };
+        if self.lock().prestarts.expect(&kind) {
+            let pool = Arc::clone(self);
+            tokio::spawn(async move { pool.prestart(kind).await });
+        }
+    }
+
+    /// Starts sandboxes ahead, one by one, until there are enough or memory is short.
+    async fn prestart(self: &Arc<Self>, kind: Kind) {
+        loop {
+            let now = self.now();
+            let id = {
+                let state = &mut *self.lock();
+                if state.closed || !state.prestarts.begin(&kind, now) {
+                    return;
+                }
+                state.scheduler.reserve_spare()
+            };
+            let sandbox = match id {
+                Some(id) => self.launcher.prestart(id, &kind).await,
+                None => None,
+            };
+            let enough = sandbox.is_none();
+            let state = &mut *self.lock();
+            if state.prestarts.end(&kind, sandbox) == Reserved::Free && id.is_some() {
+                state.scheduler.release_spare();
+            }
+            if enough {
+                return;
+            }
+        }
     }
 
     /// A start ended, well or not.

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::process::{Pid, Signal, kill_process_group, pidfd_send_signal};
@@ -36,6 +36,8 @@ pub(crate) struct Body {
     group: Option<Pid>,
     /// Set once it is made, which takes longer than making the processes.
     cgroup: OnceLock<Cgroup>,
+    /// Its memory limit, MiB: told when it has run into it.
+    memory_mb: AtomicU64,
     /// Whether the node wanted it to end.
     killed: AtomicBool,
 }
@@ -46,6 +48,7 @@ impl Body {
             pidfd: watch_fd(pidfd, Interest::READABLE)?,
             group,
             cgroup: OnceLock::new(),
+            memory_mb: AtomicU64::new(0),
             killed: AtomicBool::new(false),
         }))
     }
@@ -68,6 +71,11 @@ impl Body {
         let _ = self.cgroup.set(cgroup);
     }
 
+    /// Notes the memory limit that it has now, for messages.
+    pub(crate) fn set_memory(&self, memory_mb: u64) {
+        self.memory_mb.store(memory_mb, Ordering::Relaxed);
+    }
+
     pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.get()
     }
@@ -85,7 +93,8 @@ impl Body {
     }
 
     /// The cause of the end, from how the main process ended and what the cgroup has counted.
-    fn cause(&self, exit: Option<Exit>, memory_mb: u64, output: String) -> ExitCause {
+    fn cause(&self, exit: Option<Exit>, output: String) -> ExitCause {
+        let memory_mb = self.memory_mb.load(Ordering::Relaxed);
         let counted = |count: fn(&Cgroup) -> bool| self.cgroup.get().is_some_and(count);
         let exit = match exit {
             None if self.killed.load(Ordering::SeqCst) => Exit::Destroyed,
@@ -175,7 +184,6 @@ struct Living {
 /// What a watcher needs to see a sandbox off.
 pub(crate) struct Watched {
     pub(crate) id: u64,
-    pub(crate) memory_mb: u64,
     pub(crate) body: Arc<Body>,
     pub(crate) log: LogTail,
     pub(crate) dir: RunDir,
@@ -248,7 +256,7 @@ async fn see_off(
         Ok(exit) => (exit, None),
         Err(step) => (None, Some(step)),
     };
-    let cause = watched.body.cause(exit, watched.memory_mb, output);
+    let cause = watched.body.cause(exit, output);
     tracing::debug!(sandbox = watched.id, %cause, "sandbox ended");
     end.send_replace(Some(End { cause, isolation }));
     let (body, dir) = (watched.body, watched.dir);

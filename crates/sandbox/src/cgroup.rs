@@ -176,6 +176,11 @@ impl Cgroup {
                 _ => {}
             }
         }
+        self.limit(limits)
+    }
+
+    /// Sets the limits; those that had one keep it where there is none now.
+    pub(crate) fn limit(&self, limits: &Limits) -> io::Result<()> {
         let v1 = self.version == Version::V1;
         if limits.memory_mb > 0 {
             let bytes = (limits.memory_mb << 20).to_string();

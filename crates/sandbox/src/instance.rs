@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::body::{Body, End, EndReceiver, Guard, end_of};
 use crate::types::{Call, FunctionError, Reply, SandboxSpec};
 use crate::wire::{Connection, Invoke, Listener, Load, Outcome, WireError, kind};
@@ -28,37 +30,119 @@ pub(crate) async fn load<P>(
 where
     P: Future<Output = Result<(), CreateError>>,
 {
-    let connections = async {
-        let (mut first, _) = listener.accept().await?;
+    let limit = Limit::of(spec.timeout_start);
+    let greeted = greet(limit, listener, body, end, prepare).await?;
+    greeted.load(spec, app, limit).await
+}
+
+/// How long a start may take, and until when that is.
+#[derive(Clone, Copy)]
+pub(crate) struct Limit {
+    whole: Duration,
+    until: Instant,
+}
+
+impl Limit {
+    pub(crate) fn of(whole: Duration) -> Self {
+        let until = Instant::now() + whole;
+        Limit { whole, until }
+    }
+}
+
+/// A sandbox whose shim has connected and waits for a function.
+pub(crate) struct Greeted {
+    listener: Listener,
+    first: Connection,
+    body: Guard,
+    end: EndReceiver,
+}
+
+/// Waits for the shim of a new sandbox.
+pub(crate) async fn greet<P>(
+    limit: Limit,
+    listener: Listener,
+    body: Guard,
+    end: EndReceiver,
+    prepare: impl FnOnce(Option<i32>) -> P,
+) -> Result<Greeted, CreateError>
+where
+    P: Future<Output = Result<(), CreateError>>,
+{
+    let greeting = async {
+        let (first, _) = listener.accept().await?;
         prepare(first.peer_pid()).await?;
-        let mut connections = connect(spec, app, &listener, &mut first).await?;
-        connections.push(first);
-        Ok::<_, Failed>(connections)
+        Ok(first)
     };
-    let timed = tokio::time::timeout(spec.timeout_start, connections);
-    let loaded = tokio::select! {
+    let first = guarded(limit, &end, greeting).await?;
+    Ok(Greeted {
+        listener,
+        first,
+        body,
+        end,
+    })
+}
+
+impl Greeted {
+    pub(crate) fn is_alive(&self) -> bool {
+        self.end.borrow().is_none() && self.first.check_idle().is_ok()
+    }
+
+    pub(crate) fn body(&self) -> &Arc<Body> {
+        &self.body.0
+    }
+
+    /// Has the function loaded.
+    pub(crate) async fn load(
+        self,
+        spec: &SandboxSpec,
+        app: &str,
+        limit: Limit,
+    ) -> Result<Arc<dyn Sandbox>, CreateError> {
+        let Greeted {
+            listener,
+            mut first,
+            body,
+            end,
+        } = self;
+        let loading = async {
+            let mut connections = connect(spec, app, &listener, &mut first).await?;
+            connections.push(first);
+            Ok(connections)
+        };
+        let connections = guarded(limit, &end, loading).await?;
+        Ok(Arc::new(Instance {
+            free: Mutex::new(connections),
+            rest: Arc::new(Rest::new(Arc::clone(&body.0))),
+            body,
+            end,
+        }))
+    }
+}
+
+/// A part of a start, ended by its time limit and by the end of the sandbox.
+async fn guarded<T>(
+    limit: Limit,
+    end: &EndReceiver,
+    part: impl Future<Output = Result<T, Failed>>,
+) -> Result<T, CreateError> {
+    let timed = tokio::time::timeout_at(limit.until, part);
+    let done = tokio::select! {
         biased;
-        loaded = timed => loaded.map_err(|_| CreateError::TimedOut(spec.timeout_start))?,
+        done = timed => done.map_err(|_| CreateError::TimedOut(limit.whole))?,
         end = end_of(end.clone()) => return Err(died(end)),
     };
-    let connections = match loaded {
-        Ok(connections) => connections,
-        Err(Failed::Create(error)) => return Err(error),
+    match done {
+        Ok(done) => Ok(done),
+        Err(Failed::Create(error)) => Err(error),
         Err(Failed::Wire(error)) => {
-            let ended = tokio::time::timeout(END_AFTER_CLOSE, end_of(end)).await;
-            return Err(match (ended, error) {
+            let ended = tokio::time::timeout(END_AFTER_CLOSE, end_of(end.clone())).await;
+            Err(match (ended, error) {
                 (Ok(end), _) => died(end),
                 (Err(_), WireError::Closed) => shim_broke("it closed its connection"),
                 (Err(_), WireError::Invalid(how)) => shim_broke(&how),
-            });
+            })
         }
-    };
-    Ok(Arc::new(Instance {
-        free: Mutex::new(connections),
-        rest: Arc::new(Rest::new(Arc::clone(&body.0))),
-        body,
-        end,
-    }))
+    }
 }
 
 enum Failed {

@@ -26,10 +26,11 @@ mod wire;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 pub use error::{CallError, CreateError, Exit, ExitCause};
 pub use oci::helper_main;
-pub use types::{Call, FunctionError, Reply, SandboxSpec, Shim};
+pub use types::{Call, FunctionError, Kind, Reply, SandboxSpec, Shim};
 
 /// A future whose type is erased, so that the traits here can be used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -43,8 +44,32 @@ pub trait Backend: Send + Sync + 'static {
     /// returns. On an error, and when the future is dropped early, whatever was started is removed.
     fn create(&self, spec: SandboxSpec) -> BoxFuture<'_, Result<Arc<dyn Sandbox>, CreateError>>;
 
+    /// Starts a sandbox of this kind without a function, as far as it goes. `id` is unique like
+    /// [`SandboxSpec::id`], and the same for both. `None` where there is no such thing.
+    fn prestart(
+        &self,
+        _kind: Kind,
+        _id: u64,
+        _timeout: Duration,
+    ) -> BoxFuture<'_, Result<Option<Box<dyn Prestarted>>, CreateError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// Destroys every sandbox of this backend and waits until they are gone. Idempotent.
     fn shutdown(&self) -> BoxFuture<'_, ()>;
+}
+
+/// A sandbox that waits for its function. Dropping it destroys it, in the background.
+pub trait Prestarted: Send + 'static {
+    /// Whether it is still good for something.
+    fn is_alive(&self) -> bool;
+
+    /// Puts a function into it, which must be of its kind; the limits are the function's from here
+    /// on, the identity stays its own.
+    fn load(
+        self: Box<Self>,
+        spec: SandboxSpec,
+    ) -> BoxFuture<'static, Result<Arc<dyn Sandbox>, CreateError>>;
 }
 
 /// A place where one function is loaded and can be called.

@@ -85,10 +85,10 @@ impl ProcessBackend {
         let pid = pid.ok_or_else(|| making(io::ErrorKind::NotFound.into()))?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| making(error.into()))?;
         let body = Body::new(pidfd, Some(pid)).map_err(making)?;
+        body.set_memory(spec.memory_mb);
         let guard = Guard(body.clone());
         let watched = Watched {
             id: spec.id,
-            memory_mb: spec.memory_mb,
             body,
             log: LogTail::start(log.into()).map_err(making)?,
             dir,

@@ -4,6 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What a sandbox can be made ready for before its function is known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Kind {
+    /// See [`SandboxSpec::interpreter`].
+    pub interpreter: PathBuf,
+    /// See [`SandboxSpec::shim`].
+    pub shim: Shim,
+}
+
 /// What sandbox to make.
 #[derive(Clone, Debug)]
 pub struct SandboxSpec {
@@ -28,6 +37,16 @@ pub struct SandboxSpec {
     pub slots: u32,
     /// How long the start may take, the function's own imports included.
     pub timeout_start: Duration,
+}
+
+impl SandboxSpec {
+    /// What a prestarted sandbox must be to serve.
+    pub fn kind(&self) -> Kind {
+        Kind {
+            interpreter: self.interpreter.clone(),
+            shim: self.shim,
+        }
+    }
 }
 
 /// A language runtime for which there is a shim.

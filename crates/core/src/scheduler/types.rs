@@ -35,6 +35,8 @@ pub struct SchedulerConfig {
     pub starts_max: usize,
     /// Cores of the machine.
     pub cores: usize,
+    /// What a sandbox without a function counts for, MiB.
+    pub spare_mb: u64,
 }
 
 /// What a sandbox of a function needs and serves.
@@ -133,6 +135,9 @@ pub enum Action {
         /// Which.
         sandbox: SandboxId,
     },
+    /// Destroy one sandbox without a function, or the next that is ready: its memory is needed. It
+    /// is in no books any more.
+    Yield,
     /// Run a waiting call.
     Dispatch {
         /// The call.

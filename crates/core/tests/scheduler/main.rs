@@ -21,6 +21,7 @@ enum Event {
     Rejudge(usize),
     GiveUp(usize),
     Prewarm(u64, usize),
+    Spare(bool),
     Retire(u64),
     Pass(u64),
     Expire,
@@ -36,6 +37,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0..8_usize).prop_map(Event::Rejudge),
         1 => (0..8_usize).prop_map(Event::GiveUp),
         1 => (0..5_u64, 0..4_usize).prop_map(|(f, n)| Event::Prewarm(f, n)),
+        2 => any::<bool>().prop_map(Event::Spare),
         1 => (0..5_u64).prop_map(Event::Retire),
         2 => (0..100_u64).prop_map(Event::Pass),
         1 => Just(Event::Expire),
@@ -103,6 +105,7 @@ fn apply(world: &mut World, revisions: &mut [u64; 5], event: Event) {
         Event::Prewarm(function, count) => {
             assert!(world.prewarm(revisions[function as usize], count) <= count);
         }
+        Event::Spare(more) => world.spare(more),
         Event::Retire(function) => {
             world.retire(revisions[function as usize]);
             revisions[function as usize] += 5;

@@ -19,6 +19,7 @@ pub(crate) fn config() -> SchedulerConfig {
         queue_timeout: Duration::from_secs(5),
         starts_max: 4,
         cores: 2,
+        spare_mb: 30,
     }
 }
 
@@ -58,6 +59,8 @@ pub(crate) struct World {
     pub(crate) service: Duration,
     /// Sandboxes that nobody waits for.
     pub(crate) prewarmed: BTreeSet<u64>,
+    /// Sandboxes without a function.
+    spare: u64,
     pub(crate) retired: BTreeSet<u64>,
 }
 
@@ -75,6 +78,7 @@ impl World {
             created: 0,
             service: Duration::from_millis(3),
             prewarmed: BTreeSet::new(),
+            spare: 0,
             retired: BTreeSet::new(),
         }
     }
@@ -172,6 +176,9 @@ impl World {
                     self.waiting.remove(&call.0).expect("refused while waiting");
                     self.end(call.0);
                 }
+                Action::Yield => {
+                    self.spare = self.spare.checked_sub(1).expect("one that is there");
+                }
             }
         }
         // Calls that lost their sandbox fail; their leases report it when all is done.
@@ -214,8 +221,10 @@ impl World {
             "{} cores, not {cpu}",
             snapshot.cpu_used
         );
+        let spare = self.spare * config().spare_mb;
+        assert_eq!(snapshot.memory_spare, spare);
         assert!(
-            busy + warm <= snapshot.memory_total,
+            busy + warm + spare <= snapshot.memory_total,
             "more memory than there is"
         );
         assert!(cpu <= snapshot.cpu_total + 1e-9, "more CPU than there is");
@@ -233,6 +242,17 @@ impl World {
         self.prewarmed.extend(ids.iter().map(|id| id.0));
         self.perform();
         ids.len()
+    }
+
+    /// One more sandbox without a function, or one less.
+    pub(crate) fn spare(&mut self, more: bool) {
+        if more {
+            self.spare += u64::from(self.scheduler.reserve_spare().is_some());
+        } else if self.spare > 0 {
+            self.spare -= 1;
+            self.scheduler.release_spare();
+        }
+        self.perform();
     }
 
     pub(crate) fn retire(&mut self, function: u64) {

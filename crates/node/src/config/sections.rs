@@ -108,6 +108,10 @@ pub struct Sandbox {
     pub tmp_mb: u64,
     /// How long a sandbox may take to start and load its function; 30 s.
     pub start_timeout: Duration,
+    /// Sandboxes of each runtime in use that are started ahead of their function; 2.
+    pub prestart: usize,
+    /// To how many their number may grow with demand; 8.
+    pub prestart_max: usize,
 }
 
 impl Default for Sandbox {
@@ -117,6 +121,8 @@ impl Default for Sandbox {
             processes_max: 64,
             tmp_mb: 64,
             start_timeout: Duration::from_secs(30),
+            prestart: 2,
+            prestart_max: 8,
         }
     }
 }

@@ -53,6 +53,7 @@ pub(super) async fn register(
         serde_json::to_vec(&record).map_err(|error| crate::store::StoreError::encoding(&error))?;
     let function = node.function(record).ok_or(ApiError::InvalidRuntime)?;
     node.store.put_function(&name, bytes).await?;
+    node.pool.expect(&function);
     if let Some(former) = node.catalog.insert(Arc::new(function)) {
         node.pool.retire(&former);
     }

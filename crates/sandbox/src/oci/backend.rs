@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -14,16 +15,16 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::helper::ROOTLESS_UID;
 use super::link::Link;
-use super::message::Create;
+use super::message::{Create, Deliver, Request};
 use super::root::SHIM_DIR;
 use super::{OciConfig, STATUS_SETUP_FAILED};
 use crate::body::{Body, Guard, Registry, RunDir, Watched};
 use crate::cgroup::{Groups, Limits, Version, hash};
 use crate::executor::{self, ENVIRONMENT};
-use crate::instance::load;
+use crate::instance::{Greeted, Limit, greet};
 use crate::log::LogTail;
 use crate::wire::Listener;
-use crate::{Backend, BoxFuture, CreateError, Exit, Sandbox, SandboxSpec};
+use crate::{Backend, BoxFuture, CreateError, Exit, Kind, Prestarted, Sandbox, SandboxSpec};
 
 /// Where the function's code is inside.
 const APP: &str = "/app";
@@ -33,6 +34,62 @@ const USERS: u64 = 65_536;
 const STATUS_MAX: u64 = 4096;
 /// Processes of all sandboxes together where they share a user and have no cgroups.
 const PROCESSES_ROOTLESS: u32 = 1024;
+
+/// A sandbox to be started.
+struct Birth {
+    id: u64,
+    kind: Kind,
+    code_dir: Option<PathBuf>,
+    limits: Limits,
+}
+
+/// A sandbox without a function.
+struct Fresh {
+    id: u64,
+    greeted: Greeted,
+    /// The helper that made it.
+    link: Arc<Link>,
+    process_max: u32,
+}
+
+impl Fresh {
+    async fn load_function(self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
+        let limit = Limit::of(spec.timeout_start);
+        let (body, limits) = (self.greeted.body().clone(), limits(&spec, self.process_max));
+        body.set_memory(limits.memory_mb);
+        let limiting =
+            spawn_blocking(move || body.cgroup().map_or(Ok(()), |cgroup| cgroup.limit(&limits)));
+        let deliver = Request::Deliver(Deliver {
+            id: self.id,
+            code_dir: spec.code_dir.clone(),
+        });
+        self.link.request(&deliver, &[]).await?.done()?;
+        let limited = limiting.await.unwrap_or_else(|error| Err(error.into()));
+        limited.map_err(|source| CreateError::io("setting the sandbox's limits", source))?;
+        self.greeted.load(&spec, APP, limit).await
+    }
+}
+
+impl Prestarted for Fresh {
+    fn is_alive(&self) -> bool {
+        self.greeted.is_alive()
+    }
+
+    fn load(
+        self: Box<Self>,
+        spec: SandboxSpec,
+    ) -> BoxFuture<'static, Result<Arc<dyn Sandbox>, CreateError>> {
+        Box::pin(self.load_function(spec))
+    }
+}
+
+fn limits(spec: &SandboxSpec, process_max: u32) -> Limits {
+    Limits {
+        memory_mb: spec.memory_mb,
+        cpu: spec.cpu,
+        processes: process_max + spec.slots,
+    }
+}
 
 /// Makes sandboxes. Needs root, or user namespaces.
 pub struct OciBackend {
@@ -96,8 +153,51 @@ impl OciBackend {
     }
 
     async fn make(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
-        if !spec.interpreter.starts_with("/usr") {
-            let path = spec.interpreter.display();
+        let limit = Limit::of(spec.timeout_start);
+        let birth = Birth {
+            id: spec.id,
+            kind: spec.kind(),
+            code_dir: Some(spec.code_dir.clone()),
+            limits: self.limits(&spec),
+        };
+        let (greeted, _) = self.begin(birth, limit).await?;
+        greeted.load(&spec, APP, limit).await
+    }
+
+    async fn make_ahead(
+        &self,
+        kind: Kind,
+        id: u64,
+        timeout: Duration,
+    ) -> Result<Option<Box<dyn Prestarted>>, CreateError> {
+        // Limits that are no cgroup's are set for good when a process is born.
+        if !["memory", "cpu", "pids"].iter().all(|c| self.groups.has(c)) {
+            return Ok(None);
+        }
+        let limits = Limits {
+            memory_mb: 0,
+            cpu: 0.0,
+            processes: self.config.process_max + 1,
+        };
+        let birth = Birth {
+            id,
+            kind,
+            code_dir: None,
+            limits,
+        };
+        let (greeted, link) = self.begin(birth, Limit::of(timeout)).await?;
+        Ok(Some(Box::new(Fresh {
+            id,
+            greeted,
+            link,
+            process_max: self.config.process_max,
+        })))
+    }
+
+    /// Starts a sandbox up to its shim's first word.
+    async fn begin(&self, birth: Birth, limit: Limit) -> Result<(Greeted, Arc<Link>), CreateError> {
+        if !birth.kind.interpreter.starts_with("/usr") {
+            let path = birth.kind.interpreter.display();
             let outside = format!("the interpreter {path} is not under /usr");
             return Err(CreateError::Isolation(outside));
         }
@@ -107,24 +207,25 @@ impl OciBackend {
             .config
             .state_dir
             .join("sandboxes")
-            .join(spec.id.to_string());
+            .join(birth.id.to_string());
         let dir = RunDir::create(dir).map_err(making)?;
         let listener = Listener::bind(&dir.path().join("node.sock")).map_err(making)?;
-        let pipes = self.pipes(&spec).map_err(making)?;
-        let cgroup = self.create_early(&spec).await?;
+        let pipes = self.pipes(&birth.kind).map_err(making)?;
+        let cgroup = self.create_early(&birth).await?;
         let cgroup_dir = cgroup.as_ref().and_then(|cgroup| cgroup.open_dir());
 
-        let create = self.request(&spec, dir.path(), link.rootless);
+        let create = Request::Create(self.request(&birth, dir.path(), link.rootless));
         let mut fds = vec![
             pipes.config.as_fd(),
             pipes.status.1.as_fd(),
             pipes.log.1.as_fd(),
         ];
         fds.extend(cgroup_dir.as_ref().map(AsFd::as_fd));
-        let (pid, pidfd) = link.create(&create, &fds).await?.keep()?;
+        let (pid, pidfd) = link.request(&create, &fds).await?.started()?;
         drop((pipes.config, pipes.status.1, pipes.log.1));
 
         let body = Body::new(pidfd, None).map_err(making)?;
+        body.set_memory(birth.limits.memory_mb);
         let guard = Guard(body.clone());
         let (attached, preparing) = match cgroup {
             Some(cgroup) => {
@@ -132,13 +233,12 @@ impl OciBackend {
                 (None, None)
             }
             None => {
-                let (attached, preparing) = self.attach(&spec, body.clone(), pid);
+                let (attached, preparing) = self.attach(&birth, body.clone(), pid);
                 (Some(attached), Some(preparing))
             }
         };
         let watched = Watched {
-            id: spec.id,
-            memory_mb: spec.memory_mb,
+            id: birth.id,
             body: body.clone(),
             log: LogTail::start(pipes.log.0).map_err(making)?,
             dir,
@@ -146,25 +246,26 @@ impl OciBackend {
         };
         let end = self.registry.watch(watched, exit(pipes.status.0));
         let prepare = |shim| attach_shim(body, attached, shim);
-        load(&spec, APP, listener, guard, end, prepare).await
+        let greeted = greet(limit, listener, guard, end, prepare).await?;
+        Ok((greeted, link))
     }
 
-    fn request(&self, spec: &SandboxSpec, dir: &Path, rootless: bool) -> Create {
-        let processes = self.config.process_max + spec.slots;
+    fn request(&self, birth: &Birth, dir: &Path, rootless: bool) -> Create {
+        let processes = birth.limits.processes;
         Create {
-            id: spec.id,
-            code_dir: spec.code_dir.clone(),
+            id: birth.id,
+            code_dir: birth.code_dir.clone(),
             socket_dir: dir.to_owned(),
             uid: match self.own_users {
                 true => {
-                    self.config.uid_base + (self.first_user.wrapping_add(spec.id) % USERS) as u32
+                    self.config.uid_base + (self.first_user.wrapping_add(birth.id) % USERS) as u32
                 }
                 false => ROOTLESS_UID,
             },
             tmp_mb: self.config.tmp_mb,
             data_mb: match self.groups.has("memory") {
                 true => 0,
-                false => spec.memory_mb,
+                false => birth.limits.memory_mb,
             },
             processes: match (self.groups.has("pids"), rootless) {
                 (true, _) => 0,
@@ -175,16 +276,12 @@ impl OciBackend {
     }
 
     fn limits(&self, spec: &SandboxSpec) -> Limits {
-        Limits {
-            memory_mb: spec.memory_mb,
-            cpu: spec.cpu,
-            processes: self.config.process_max + spec.slots,
-        }
+        limits(spec, self.config.process_max)
     }
 
-    fn pipes(&self, spec: &SandboxSpec) -> io::Result<Pipes> {
-        let shim = Path::new(SHIM_DIR).join(spec.shim.file_name());
-        let argv = executor::command(&spec.interpreter, spec.shim, &shim);
+    fn pipes(&self, kind: &Kind) -> io::Result<Pipes> {
+        let shim = Path::new(SHIM_DIR).join(kind.shim.file_name());
+        let argv = executor::command(&kind.interpreter, kind.shim, &shim);
         let mut environment = ENVIRONMENT.to_vec();
         environment.push("SERVERLEDGE_SOCKET=/run/serverledge/node.sock");
         let (reader, mut writer) = io::pipe()?;
@@ -204,12 +301,12 @@ impl OciBackend {
     /// With cgroup version 2, a process can be born in its cgroup, which costs nothing.
     async fn create_early(
         &self,
-        spec: &SandboxSpec,
+        birth: &Birth,
     ) -> Result<Option<crate::cgroup::Cgroup>, CreateError> {
         if self.groups.version() == Version::V1 || self.groups.is_empty() {
             return Ok(None);
         }
-        let (groups, limits, name) = (self.groups.clone(), self.limits(spec), spec.id.to_string());
+        let (groups, limits, name) = (self.groups.clone(), birth.limits, birth.id.to_string());
         spawn_blocking(move || groups.create(&name, &limits).map(Some))
             .await
             .unwrap_or_else(|error| Err(error.into()))
@@ -218,8 +315,8 @@ impl OciBackend {
 
     /// With version 1, it has to be moved there, which takes up to 20 ms: meanwhile the
     /// interpreter starts.
-    fn attach(&self, spec: &SandboxSpec, body: Arc<Body>, pid: i32) -> (Attached, JoinHandle<()>) {
-        let (groups, limits, name) = (self.groups.clone(), self.limits(spec), spec.id.to_string());
+    fn attach(&self, birth: &Birth, body: Arc<Body>, pid: i32) -> (Attached, JoinHandle<()>) {
+        let (groups, limits, name) = (self.groups.clone(), birth.limits, birth.id.to_string());
         let (sender, receiver) = oneshot::channel();
         let job = spawn_blocking(move || {
             let attached = groups.create(&name, &limits).and_then(|cgroup| {
@@ -321,6 +418,15 @@ impl Backend for OciBackend {
 
     fn create(&self, spec: SandboxSpec) -> BoxFuture<'_, Result<Arc<dyn Sandbox>, CreateError>> {
         Box::pin(self.make(spec))
+    }
+
+    fn prestart(
+        &self,
+        kind: Kind,
+        id: u64,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<Option<Box<dyn Prestarted>>, CreateError>> {
+        Box::pin(self.make_ahead(kind, id, timeout))
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {

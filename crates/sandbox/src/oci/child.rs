@@ -93,8 +93,10 @@ fn mounts(root: &Path, create: &Create) -> Result<(), Step> {
         )
         .map_err(Step::at(format!("mounting /{dir}")))?;
     }
-    bind(&create.code_dir, &root.join("app"), RDONLY | NOSUID | NODEV)
-        .map_err(Step::at("mounting the code"))?;
+    if let Some(code_dir) = &create.code_dir {
+        bind(code_dir, &root.join("app"), RDONLY | NOSUID | NODEV)
+            .map_err(Step::at("mounting the code"))?;
+    }
     bind(
         &create.socket_dir,
         &root.join("run/serverledge"),

@@ -5,18 +5,25 @@
 //! and takes all sandboxes with it when it ends: it kills those it knows, and each sandbox asks the
 //! kernel to be killed with its parent, should the helper be killed itself.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::net::SendFlags;
 use rustix::process::{Signal, geteuid, pidfd_send_signal};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::thread::{
+    LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags, move_into_link_name_space,
+    move_into_thread_name_spaces, unshare_unsafe,
+};
 
-use super::message::{Create, Created, Ready, Setup, receive, send};
+use super::message::{Answer, Create, Deliver, Ready, Request, Setup, receive, send};
 use super::sys::{self, Fork};
+use super::sys::{NODEV, NOSUID, RDONLY};
 use super::{Step, child, root};
 
 /// The user inside where only one can be mapped.
@@ -69,10 +76,11 @@ fn serve(node: BorrowedFd<'_>) -> io::Result<()> {
     let mut helper = Helper {
         root,
         rootless,
-        sandboxes: Vec::new(),
+        home: fs::File::open("/proc/thread-self/ns/mnt")?.into(),
+        sandboxes: BTreeMap::new(),
     };
     let served = helper.serve(node);
-    for sandbox in &helper.sandboxes {
+    for sandbox in helper.sandboxes.values() {
         // One that has ended already is what we want.
         let _ = pidfd_send_signal(sandbox, Signal::KILL);
     }
@@ -104,35 +112,59 @@ fn set_up(root: &Path, rootless: bool) -> Result<(), Step> {
 struct Helper {
     root: PathBuf,
     rootless: bool,
-    /// Those that may be alive.
-    sandboxes: Vec<OwnedFd>,
+    /// Its own mount namespace.
+    home: OwnedFd,
+    /// Pid 1 of those that may be alive, by id.
+    sandboxes: BTreeMap<u64, OwnedFd>,
 }
 
 impl Helper {
     /// Until the node is gone.
     fn serve(&mut self, node: BorrowedFd<'_>) -> io::Result<()> {
-        while let Some((create, fds)) = receive::<Create>(node)? {
-            let id = create.id;
-            match self.create(&create, fds) {
-                Ok((pid, pidfd)) => {
-                    let created = Created {
-                        id,
-                        pid,
-                        error: None,
-                    };
-                    let sent = send(node, &created, &[pidfd.as_fd()], SendFlags::empty());
-                    self.sandboxes.push(pidfd);
-                    sent?;
-                }
-                Err(step) => {
-                    let error = Some(step.to_string());
-                    let created = Created { id, pid: 0, error };
-                    send(node, &created, &[], SendFlags::empty())?;
-                }
+        while let Some((request, fds)) = receive::<Request>(node)? {
+            let id = request.id();
+            let done = match &request {
+                Request::Create(create) => self
+                    .create(create, fds)
+                    .map(|(pid, pidfd)| (pid, Some(pidfd))),
+                Request::Deliver(deliver) => self.deliver(deliver).map(|()| (0, None)),
+            };
+            let (pid, pidfd, error) = match done {
+                Ok((pid, pidfd)) => (pid, pidfd, None),
+                Err(step) => (0, None, Some(step.to_string())),
+            };
+            let fds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
+            let sent = send(node, &Answer { id, pid, error }, &fds, SendFlags::empty());
+            if let Some(pidfd) = pidfd {
+                self.sandboxes.insert(id, pidfd);
             }
+            sent?;
             self.forget_ended();
         }
         Ok(())
+    }
+
+    /// Mounts code in a sandbox that was made without. Nothing of a function has run there yet, so
+    /// nothing there is hostile.
+    fn deliver(&self, deliver: &Deliver) -> Result<(), Step> {
+        let Some(sandbox) = self.sandboxes.get(&deliver.id) else {
+            return Err(Step::at("finding the sandbox")(io::ErrorKind::NotFound));
+        };
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let code =
+            open_tree(CWD, &deliver.code_dir, flags).map_err(Step::at("opening the code"))?;
+        sys::mount_setattr_fd(code.as_fd(), RDONLY | NOSUID | NODEV)
+            .map_err(Step::at("making the code read-only"))?;
+        move_into_thread_name_spaces(sandbox.as_fd(), ThreadNameSpaceType::MOUNT)
+            .map_err(Step::at("entering the sandbox"))?;
+        let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        let moved = move_mount(code, "", CWD, "/app", empty);
+        let mount = Some(LinkNameSpaceType::Mount);
+        if move_into_link_name_space(self.home.as_fd(), mount).is_err() {
+            // What it would do next it would do in the wrong place.
+            std::process::exit(1);
+        }
+        moved.map_err(Step::at("mounting the code"))
     }
 
     fn create(&self, create: &Create, fds: Vec<OwnedFd>) -> Result<(i32, OwnedFd), Step> {
@@ -158,7 +190,7 @@ impl Helper {
     fn forget_ended(&mut self) {
         let mut polled: Vec<PollFd<'_>> = self
             .sandboxes
-            .iter()
+            .values()
             .map(|sandbox| PollFd::new(sandbox, PollFlags::IN))
             .collect();
         let now = rustix::time::Timespec::default();
@@ -170,6 +202,6 @@ impl Helper {
             .map(|fd| fd.revents().is_empty())
             .collect::<Vec<_>>()
             .into_iter();
-        self.sandboxes.retain(|_| alive.next().unwrap_or(true));
+        self.sandboxes.retain(|_, _| alive.next().unwrap_or(true));
     }
 }

@@ -15,7 +15,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::{Interest, unix::AsyncFd};
 use tokio::sync::oneshot;
 
-use super::message::{Create, Created, Ready, Setup, receive, send};
+use super::message::{Answer, Ready, Request, Setup, receive, send};
 use crate::body::watch_fd;
 use crate::{CreateError, lock};
 
@@ -29,15 +29,16 @@ pub(crate) struct Link {
 struct Shared {
     socket: AsyncFd<OwnedFd>,
     /// Requests without an answer, by sandbox; `None` once the helper is gone.
-    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Started>>>>,
+    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Done>>>>,
 }
 
-/// A new sandbox's pid 1. Killed on drop unless [`Started::keep`] is called, so that one whose
-/// requester has gone doesn't stay.
-pub(crate) struct Started(Result<(i32, Option<OwnedFd>), String>);
+/// What came of a request. A new sandbox's pid 1 is killed on drop unless [`Done::started`] is
+/// called, so that one whose requester has gone doesn't stay.
+pub(crate) struct Done(Result<(i32, Option<OwnedFd>), String>);
 
-impl Started {
-    pub(crate) fn keep(mut self) -> Result<(i32, OwnedFd), CreateError> {
+impl Done {
+    /// The new sandbox's pid 1.
+    pub(crate) fn started(mut self) -> Result<(i32, OwnedFd), CreateError> {
         match &mut self.0 {
             Ok((pid, pidfd)) => match pidfd.take() {
                 Some(pidfd) => Ok((*pid, pidfd)),
@@ -46,9 +47,17 @@ impl Started {
             Err(step) => Err(CreateError::Isolation(std::mem::take(step))),
         }
     }
+
+    /// Nothing but success.
+    pub(crate) fn done(mut self) -> Result<(), CreateError> {
+        match &mut self.0 {
+            Ok(_) => Ok(()),
+            Err(step) => Err(CreateError::Isolation(std::mem::take(step))),
+        }
+    }
 }
 
-impl Drop for Started {
+impl Drop for Done {
     fn drop(&mut self) {
         if let Ok((_, Some(pidfd))) = &self.0 {
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
@@ -127,19 +136,19 @@ impl Link {
         lock(&self.shared.waiting).is_some()
     }
 
-    /// Asks for a sandbox.
-    pub(crate) async fn create(
+    /// Asks the helper for something.
+    pub(crate) async fn request(
         &self,
-        create: &Create,
+        request: &Request,
         fds: &[BorrowedFd<'_>],
-    ) -> Result<Started, CreateError> {
+    ) -> Result<Done, CreateError> {
         let gone = || CreateError::Isolation("the sandbox helper has ended".to_owned());
         let (sender, receiver) = oneshot::channel();
         match &mut *lock(&self.shared.waiting) {
-            Some(waiting) => drop(waiting.insert(create.id, sender)),
+            Some(waiting) => drop(waiting.insert(request.id(), sender)),
             None => return Err(gone()),
         }
-        let sent = self.shared.send(create, fds).await;
+        let sent = self.shared.send(request, fds).await;
         sent.map_err(|source| CreateError::io("asking the sandbox helper", source))?;
         receiver.await.map_err(|_| gone())
     }
@@ -196,17 +205,17 @@ impl Shared {
 
 /// Hands out answers until the helper is gone.
 async fn answers(shared: Arc<Shared>) {
-    while let Ok(Some((created, fds))) = shared.receive::<Created>().await {
+    while let Ok(Some((answer, fds))) = shared.receive::<Answer>().await {
         let waiter = lock(&shared.waiting)
             .as_mut()
-            .and_then(|all| all.remove(&created.id));
-        let started = Started(match created.error {
-            None => Ok((created.pid, fds.into_iter().next())),
+            .and_then(|all| all.remove(&answer.id));
+        let done = Done(match answer.error {
+            None => Ok((answer.pid, fds.into_iter().next())),
             Some(step) => Err(step),
         });
         if let Some(waiter) = waiter {
-            // If it has gone, the sandbox is dropped here, and so killed.
-            let _ = waiter.send(started);
+            // If it has gone, a new sandbox is dropped here, and so killed.
+            let _ = waiter.send(done);
         }
     }
     // Dropping the senders tells those who wait.

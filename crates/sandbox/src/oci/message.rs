@@ -31,12 +31,30 @@ pub(crate) struct Ready {
     pub(crate) rootless: bool,
 }
 
+/// What the node asks for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    Create(Create),
+    Deliver(Deliver),
+}
+
+impl Request {
+    /// The sandbox it is about. One request at a time for each.
+    pub(crate) fn id(&self) -> u64 {
+        match self {
+            Request::Create(create) => create.id,
+            Request::Deliver(deliver) => deliver.id,
+        }
+    }
+}
+
 /// Asks for a sandbox. Comes with descriptors: executor's configuration, status pipe, log pipe
 /// and, for cgroup version 2, the cgroup to start in.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Create {
     pub(crate) id: u64,
-    pub(crate) code_dir: PathBuf,
+    /// The function's code; none yet for a sandbox that is made ahead of its function.
+    pub(crate) code_dir: Option<PathBuf>,
     pub(crate) socket_dir: PathBuf,
     pub(crate) uid: u32,
     pub(crate) tmp_mb: u64,
@@ -46,11 +64,20 @@ pub(crate) struct Create {
     pub(crate) processes: u32,
 }
 
-/// The answer to [`Create`], with a descriptor of the sandbox's pid 1 if it was started.
+/// Asks to put code into a sandbox that was made without.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Created {
+pub(crate) struct Deliver {
     pub(crate) id: u64,
+    pub(crate) code_dir: PathBuf,
+}
+
+/// The answer to a [`Request`], with a descriptor of the sandbox's pid 1 if one was started.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    pub(crate) id: u64,
+    /// Of a sandbox that was started.
     pub(crate) pid: i32,
+    /// The step that failed, and how.
     pub(crate) error: Option<String>,
 }
 

@@ -53,18 +53,32 @@ pub(crate) fn mount_setattr(path: &Path, attributes: u64, recursive: bool) -> io
     let mut bytes = path.as_os_str().as_bytes().to_vec();
     bytes.push(0);
     let path = CStr::from_bytes_with_nul(&bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let flags = if recursive { libc::AT_RECURSIVE } else { 0 };
+    mount_setattr_at(libc::AT_FDCWD, path, flags, attributes)
+}
+
+/// The same for the one mount that a descriptor stands for.
+pub(crate) fn mount_setattr_fd(mount: BorrowedFd<'_>, attributes: u64) -> io::Result<()> {
+    mount_setattr_at(mount.as_raw_fd(), c"", libc::AT_EMPTY_PATH, attributes)
+}
+
+fn mount_setattr_at(
+    dir: RawFd,
+    path: &CStr,
+    flags: libc::c_int,
+    attributes: u64,
+) -> io::Result<()> {
     let attributes = libc::mount_attr {
         attr_set: attributes,
         attr_clr: 0,
         propagation: 0,
         userns_fd: 0,
     };
-    let flags = if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: path and attributes live through the call; the size is theirs.
     check(unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            libc::AT_FDCWD,
+            dir,
             path.as_ptr(),
             flags,
             &raw const attributes,

@@ -90,3 +90,70 @@ async fn a_cpu_limit_is_kept() {
     assert!(used < 0.4, "{used} s of CPU in a second");
     machine.backend.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_sandbox_made_ahead_takes_a_function_with_its_code_and_limits() {
+    let (machine, _) = machine().await;
+    let source = r"
+import os
+def handler(p, c):
+    limit = None
+    try: open('/app/x', 'w')
+    except OSError as error: limit = error.strerror
+    return [sorted(os.listdir('/app')), c['memory_mb'], limit]
+";
+    for shim in [Shim::Python, Shim::Node] {
+        let mut spec = machine.spec(shim, source);
+        if shim == Shim::Node {
+            let source = "exports.handler = (p, c) => [require('fs').readdirSync('/app'), c.memoryMb, 'Read-only file system']";
+            std::fs::write(spec.code_dir.join("f.js"), source).unwrap();
+        }
+        spec.slots = 2;
+        let made = machine
+            .backend
+            .prestart(spec.kind(), spec.id, spec.timeout_start)
+            .await
+            .unwrap()
+            .expect("this machine has the cgroups for it");
+        assert!(made.is_alive());
+        let file = if shim == Shim::Python { "f.py" } else { "f.js" };
+        let sandbox = made.load(spec).await.unwrap();
+        for _ in 0..2 {
+            let result = invoke(&sandbox, json!({})).await.unwrap().unwrap();
+            assert_eq!(result, json!([[file], 128, "Read-only file system"]));
+        }
+    }
+    machine.backend.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_sandbox_made_ahead_keeps_its_functions_memory_limit() {
+    let (machine, _) = machine().await;
+    let bomb = "def handler(p, c): return len(bytearray(1 << 30))";
+    let spec = machine.spec(Shim::Python, bomb);
+    let made = machine
+        .backend
+        .prestart(spec.kind(), spec.id, spec.timeout_start)
+        .await
+        .unwrap()
+        .unwrap();
+    let sandbox = made.load(spec).await.unwrap();
+    match invoke(&sandbox, json!({})).await {
+        Err(CallError::Died(cause)) => {
+            assert!(
+                matches!(cause.exit, Exit::OutOfMemory { memory_mb: 128 }),
+                "{cause}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    // Dropped without a function, one leaves nothing.
+    let spec = machine.spec(Shim::Python, "");
+    let made = machine
+        .backend
+        .prestart(spec.kind(), spec.id, spec.timeout_start)
+        .await
+        .unwrap();
+    drop(made);
+    machine.backend.shutdown().await;
+}

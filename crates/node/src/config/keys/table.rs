@@ -69,6 +69,11 @@ pub(super) static KEYS: &[Key] = &[
     key("sandbox.start_timeout", "30",
         Sets(Duration(0.001..=3600.0, |c, v| c.sandbox.start_timeout = v)),
         "How long a sandbox may take to start and load its function."),
+    key("sandbox.prestart", "2", Sets(Integer(0..=1000, |c, v| c.sandbox.prestart = v as usize)),
+        "Sandboxes of each runtime in use that are started ahead of their function; 0: none."),
+    key("sandbox.prestart_max", "8",
+        Sets(Integer(0..=1000, |c, v| c.sandbox.prestart_max = v as usize)),
+        "To how many that number grows while functions find none ready."),
 
     key("container.pool.memory", "1024",
         Sets(Integer(1..=(1 << 32), |c, v| c.container.pool_memory_mb = v)),
