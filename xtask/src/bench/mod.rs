@@ -22,15 +22,21 @@ use self::server::Language;
 enum Benchmark {
     Warm(Language),
     Cold,
+    Prestarted,
     Burst,
+    RoundRobin,
+    Density,
     Idle,
 }
 
-const BENCHMARKS: [(&str, Benchmark); 5] = [
+const BENCHMARKS: [(&str, Benchmark); 8] = [
     ("warm-python", Benchmark::Warm(Language::Python)),
     ("warm-node", Benchmark::Warm(Language::Node)),
     ("cold", Benchmark::Cold),
+    ("prestarted", Benchmark::Prestarted),
     ("burst", Benchmark::Burst),
+    ("round-robin", Benchmark::RoundRobin),
+    ("density", Benchmark::Density),
     ("idle", Benchmark::Idle),
 ];
 
@@ -97,7 +103,10 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
         match benchmark {
             Benchmark::Warm(language) => measure::warm(&plan, *language, &mut report)?,
             Benchmark::Cold => measure::cold(&plan, &mut report)?,
+            Benchmark::Prestarted => measure::prestarted(&plan, &mut report)?,
             Benchmark::Burst => measure::burst(&plan, &mut report)?,
+            Benchmark::RoundRobin => measure::round_robin(&plan, &mut report)?,
+            Benchmark::Density => measure::density(&plan, &mut report)?,
             Benchmark::Idle => measure::idle(&mut report)?,
         }
     }

@@ -69,7 +69,7 @@ pub(super) fn floor(language: Language, processes: usize) -> anyhow::Result<Serv
 }
 
 /// A node with an empty store.
-pub(super) fn node() -> anyhow::Result<Server> {
+pub(super) fn node(settings: &str) -> anyhow::Result<Server> {
     let storage = temporary("node");
     std::fs::create_dir_all(&storage)?;
     let config = storage.join("bench.yaml");
@@ -77,7 +77,7 @@ pub(super) fn node() -> anyhow::Result<Server> {
     std::fs::write(
         &config,
         format!(
-            "api.port: 0\ncontainer.pool.memory: 4096\nstorage.path: {}\n",
+            "api.port: 0\nstorage.path: {}\n{settings}\n",
             path.display()
         ),
     )?;
