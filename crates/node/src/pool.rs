@@ -390,8 +390,9 @@ impl Pool {
             let result = pool.launcher.create(id, &function, ahead).await;
             drop(function);
             pool.created(id, result);
-            // Now and not before: what somebody waits for goes first.
             if let Some(kind) = kind {
+                // What somebody waits for goes first.
+                tokio::time::sleep(REFILL_AFTER).await;
                 pool.prestart(kind).await;
             }
         });
@@ -557,6 +558,9 @@ const NEVER: Timestamp = Timestamp(FAR_AWAY);
 
 /// Later than any timer that matters.
 const FAR_AWAY: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// From a start to that of the sandbox which takes the place of the one it used up.
+const REFILL_AFTER: Duration = Duration::from_millis(5);
 
 /// Between an arrival and the start it ordered lies less.
 const ORDERED_AT_ONCE: Duration = Duration::from_millis(1);

@@ -347,8 +347,18 @@ def serve(connection, handler, template, slots):
         connection.send(RESULT, reply, result)
 
 
+def warm_up():
+    """Goes the ways of a first call once: a third of its time is touching them first."""
+    names = {}
+    exec(compile("def handler(params, context):\n    return None\n", "warm-up", "exec"), names)
+    head = dumps({"id": "", "deadline": 0.5, "output": False}).encode()
+    invoke(names["handler"], {}, head, b"null")
+
+
 def main():
     connection = Connection(0)
+    # The node is busy with the sandbox's limits, or has no function for it yet.
+    warm_up()
     frame = connection.receive()
     if frame is None:
         _exit(0)

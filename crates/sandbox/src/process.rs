@@ -49,7 +49,7 @@ impl ProcessBackend {
         }
         fs::create_dir_all(state_dir.join("sandboxes"))?;
         for shim in [Shim::Python, Shim::Node] {
-            fs::write(state_dir.join(shim.file_name()), shim.source())?;
+            shim.install(&state_dir)?;
         }
         Ok(Arc::new(ProcessBackend {
             state_dir,

@@ -1,6 +1,7 @@
 //! What goes into a sandbox and comes out of it.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +74,24 @@ impl Shim {
             Shim::Python => include_bytes!("../shims/shim.py"),
             Shim::Node => include_bytes!("../shims/shim.mjs"),
         }
+    }
+
+    /// Files that are beside the shim, with their names.
+    pub(crate) fn files(self) -> &'static [(&'static str, &'static [u8])] {
+        match self {
+            Shim::Python => &[],
+            // What a first `require` needs is loaded by loading this one.
+            Shim::Node => &[("warm-up.js", b"module.exports = () => null;\n")],
+        }
+    }
+
+    /// Writes the shim and its files into this directory.
+    pub(crate) fn install(self, dir: &Path) -> io::Result<()> {
+        let shim = (self.file_name(), self.source());
+        for (name, bytes) in self.files().iter().chain([&shim]) {
+            std::fs::write(dir.join(name), bytes)?;
+        }
+        Ok(())
     }
 
     /// Flags of the interpreter before the path of the shim.

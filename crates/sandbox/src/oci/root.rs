@@ -106,7 +106,7 @@ fn fill(root: &Path) -> io::Result<()> {
     fs::write(own.join("executor"), EXECUTOR)?;
     fs::set_permissions(own.join("executor"), fs::Permissions::from_mode(0o755))?;
     for shim in [Shim::Python, Shim::Node] {
-        fs::write(own.join(shim.file_name()), shim.source())?;
+        shim.install(&own)?;
     }
     Ok(())
 }
