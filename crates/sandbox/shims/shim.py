@@ -386,5 +386,6 @@ def main():
     serve(connection, handler, template, slots)
 
 
-# What the function imports as `__main__` must not be this file's state.
-main()
+# A process that the function starts with `multiprocessing` reads this file as `__mp_main__`.
+if __name__ == "__main__":
+    main()

@@ -261,6 +261,13 @@ impl Cgroup {
         }
     }
 
+    /// Processes and threads that are here now; `None` where they aren't counted.
+    pub(crate) fn tasks(&self) -> Option<u64> {
+        let dir = self.dirs.get("pids")?;
+        let text = fs::read_to_string(dir.join("pids.current")).ok()?;
+        text.trim().parse().ok()
+    }
+
     /// Whether the kernel killed something here for want of memory.
     pub(crate) fn out_of_memory(&self) -> bool {
         let file = match self.version {

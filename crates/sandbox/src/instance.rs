@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::body::{Body, End, EndReceiver, Guard, end_of};
-use crate::types::{Call, FunctionError, Reply, SandboxSpec};
+use crate::cgroup::Cgroup;
+use crate::types::{Call, FunctionError, Reply, SandboxSpec, Shim};
 use crate::wire::{Connection, Invoke, Listener, Load, Outcome, WireError, kind};
 use crate::{BoxFuture, CallError, CreateError, ExitCause, Sandbox, lock};
 
@@ -112,7 +113,7 @@ impl Greeted {
         let connections = guarded(limit, &end, loading).await?;
         Ok(Arc::new(Instance {
             free: Mutex::new(connections),
-            rest: Arc::new(Rest::new(Arc::clone(&body.0))),
+            rest: Arc::new(Rest::new(Arc::clone(&body.0), spec.shim)),
             body,
             end,
         }))
@@ -256,10 +257,14 @@ impl Instance {
     }
 }
 
-/// What calls leave running gets no time between calls: a sandbox whose last call left threads
-/// behind is frozen while it is idle, and thawed by the next call.
+/// What calls leave running gets no time between calls: a sandbox with more threads or processes
+/// than it had before its first call is frozen while it is idle, and thawed by the next call.
 struct Rest {
     body: Arc<Body>,
+    /// Threads and processes that are its own; `None` where they aren't counted.
+    tasks: Option<u64>,
+    /// Whether somebody looks after it in a moment.
+    watched: AtomicBool,
     /// Calls that run.
     calls: AtomicUsize,
     /// Whether a freeze was ordered since the last thaw: what a call looks at instead of the lock.
@@ -271,9 +276,12 @@ struct Rest {
 struct Turn(Arc<Rest>);
 
 impl Rest {
-    fn new(body: Arc<Body>) -> Self {
+    fn new(body: Arc<Body>, shim: Shim) -> Self {
+        let tasks = body.cgroup().and_then(Cgroup::tasks);
         Rest {
             body,
+            tasks: tasks.map(|tasks| tasks + shim.threads_later()),
+            watched: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
             ordered: AtomicBool::new(false),
             frozen: tokio::sync::Mutex::new(false),
@@ -287,6 +295,22 @@ impl Rest {
             self.set(false).await;
         }
         Turn(Arc::clone(self))
+    }
+
+    /// Freezes a sandbox that has been left with more than it had. A shim tells of what it knows
+    /// itself; processes, and what a runtime starts on its own, are found here.
+    async fn look_after(self: Arc<Self>) {
+        tokio::time::sleep(LOOK_AFTER).await;
+        self.watched.store(false, Ordering::SeqCst);
+        if self.calls.load(Ordering::SeqCst) > 0 {
+            return; // The end of that call comes here again.
+        }
+        let body = Arc::clone(&self.body);
+        let count = move || body.cgroup().and_then(Cgroup::tasks);
+        let tasks = tokio::task::spawn_blocking(count).await.ok().flatten();
+        if tasks > self.tasks {
+            self.set(true).await;
+        }
     }
 
     async fn set(&self, freeze: bool) {
@@ -319,9 +343,14 @@ impl Turn {
         if idle && left_running {
             rest.ordered.store(true, Ordering::SeqCst);
             tokio::spawn(async move { rest.set(true).await });
+        } else if idle && rest.tasks.is_some() && !rest.watched.swap(true, Ordering::SeqCst) {
+            tokio::spawn(async move { rest.look_after().await });
         }
     }
 }
+
+/// How long after a call its sandbox is looked at: counting is not for every call.
+const LOOK_AFTER: Duration = Duration::from_millis(50);
 
 async fn exchange(connection: &mut Connection, call: &Call) -> Result<Reply, WireError> {
     let head = Invoke {

@@ -76,6 +76,15 @@ impl Shim {
         }
     }
 
+    /// Threads that the runtime starts by itself, some time after the function was loaded.
+    pub(crate) fn threads_later(self) -> u64 {
+        match self {
+            Shim::Python => 0,
+            // The thread pool for files and names.
+            Shim::Node => 4,
+        }
+    }
+
     /// Files that are beside the shim, with their names.
     pub(crate) fn files(self) -> &'static [(&'static str, &'static [u8])] {
         match self {

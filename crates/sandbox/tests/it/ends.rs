@@ -85,6 +85,29 @@ def handler(p, c):
 }
 
 #[tokio::test]
+async fn processes_that_outlive_their_call_stand_still_too() {
+    let (machine, _) = machine().await;
+    let source = r#"
+import os, time
+def handler(p, c):
+    if p.get('start') and os.fork() == 0:
+        for n in range(100_000):
+            with open('/tmp/n', 'w') as file: file.write(str(n))
+            time.sleep(0.01)
+        os._exit(0)
+    try: return int(open('/tmp/n').read() or 0)
+    except OSError: return 0
+"#;
+    let sandbox = machine.python(source).await;
+    let call = async |params| invoke(&sandbox, params).await.unwrap().unwrap();
+    let before = call(json!({"start": true})).await.as_u64().unwrap();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let after = call(json!({})).await.as_u64().unwrap();
+    assert!(after - before < 40, "it counted from {before} to {after}");
+    machine.backend.shutdown().await;
+}
+
+#[tokio::test]
 async fn sandboxes_die_with_the_helper_and_a_new_one_comes() {
     let (machine, backend) = machine().await;
     let source = "import time\ndef handler(p, c): time.sleep(p['s']); return 1";

@@ -92,6 +92,23 @@ async fn a_cpu_limit_is_kept() {
 }
 
 #[tokio::test]
+async fn multiprocessing_works_in_all_its_ways() {
+    let (machine, _) = machine().await;
+    let source = r#"
+import multiprocessing
+def double(n): return 2 * n
+def handler(p, c):
+    with multiprocessing.get_context(p["way"]).Pool(2) as pool: return pool.map(double, [1, 2, 3])
+"#;
+    let sandbox = machine.python(source).await;
+    for way in ["fork", "spawn", "forkserver"] {
+        let result = invoke(&sandbox, json!({ "way": way })).await.unwrap();
+        assert_eq!(result, Ok(json!([2, 4, 6])), "{way}");
+    }
+    machine.backend.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_sandbox_made_ahead_takes_a_function_with_its_code_and_limits() {
     let (machine, _) = machine().await;
     let source = r"
