@@ -20,6 +20,7 @@ use crate::catalog::{Catalog, Function, FunctionRecord};
 use crate::code::{CodeStore, Digest};
 use crate::config::Config;
 use crate::fetch::Fetcher;
+use crate::http::Room;
 use crate::invoke::Report;
 use crate::launch::Launcher;
 use crate::pool::Pool;
@@ -42,6 +43,8 @@ pub struct Node {
     pub(crate) fetcher: Fetcher,
     /// Serialises changes of one name (by a hash of it), so that store, code and catalog agree.
     pub(crate) name_locks: Vec<tokio::sync::Mutex<()>>,
+    /// Memory for the bodies of requests.
+    pub(crate) room: Room,
     last_request: AtomicU64,
     stopping: AtomicBool,
 }
@@ -109,7 +112,10 @@ impl Node {
             .node_id
             .clone()
             .map_or_else(|| node_key(path), Ok)?;
+        let api = &config.api;
+        let bodies_max = api.bodies_max.max(api.body_max).max(api.create_body_max);
         let node = Self {
+            room: Room::new(bodies_max),
             identity: Identity::new(config.registry.area.clone(), key),
             catalog: Catalog::default(),
             pool,

@@ -53,6 +53,8 @@ pub struct Api {
     pub body_max: usize,
     /// Largest body of a registration, bytes; 128 MiB.
     pub create_body_max: usize,
+    /// Memory for the bodies of all requests together, bytes; 256 MiB.
+    pub bodies_max: usize,
     /// Connections at once; 1000.
     pub connections_max: usize,
 }
@@ -65,6 +67,7 @@ impl Default for Api {
             insecure: false,
             body_max: 16 << 20,
             create_body_max: 128 << 20,
+            bodies_max: 256 << 20,
             connections_max: 1000,
         }
     }

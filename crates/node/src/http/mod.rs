@@ -1,6 +1,7 @@
 //! The HTTP API: connections, routes, bodies. What a request means is in the handlers; which
 //! status an error gets is decided in `error.rs`, last.
 
+mod body;
 mod error;
 mod functions;
 mod invocations;
@@ -10,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,14 +21,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
+pub(crate) use self::body::Room;
+use self::body::{Body, READ_TIMEOUT};
 use self::error::ApiError;
 use crate::node::Node;
 
 /// A reply, complete in memory.
 pub(crate) type Reply = Response<Full<Bytes>>;
-
-/// How long a client may take to send a request's head, and then its body.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Pause after a failed accept: the usual reason is a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -110,6 +110,7 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
     let body = Body {
         incoming: body,
         max: api.body_max,
+        room: node.room.clone(),
     };
     if let Some(name) = path
         .strip_prefix("/invoke/")
@@ -161,29 +162,6 @@ fn allow(method: &Method, allowed: Method) -> Result<(), ApiError> {
         Ok(())
     } else {
         Err(ApiError::MethodNotAllowed)
-    }
-}
-
-/// A request's body, not read yet, and how large it may be.
-pub(crate) struct Body {
-    incoming: Incoming,
-    max: usize,
-}
-
-impl Body {
-    /// All of it, within the limits of size and time.
-    async fn read(self) -> Result<Bytes, ApiError> {
-        let max = self.max;
-        if self.incoming.size_hint().lower() > max as u64 {
-            return Err(ApiError::BodyTooLarge(max));
-        }
-        let limited = Limited::new(self.incoming, max);
-        match tokio::time::timeout(READ_TIMEOUT, limited.collect()).await {
-            Err(_) => Err(ApiError::BodyTimeout(READ_TIMEOUT)),
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::BodyTooLarge(max)),
-            Ok(Err(error)) => Err(ApiError::BodyUnreadable(error.to_string())),
-        }
     }
 }
 

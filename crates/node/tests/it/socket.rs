@@ -59,6 +59,55 @@ fn a_body_at_a_configured_limit_is_taken() {
 }
 
 #[test]
+fn large_bodies_wait_for_memory_and_small_ones_do_not() {
+    let node = node()
+        .set("api.body_max", "1MiB")
+        .set("api.create_body_max", "1MiB")
+        .set("api.bodies_max", "1MiB")
+        .start();
+    node.create(&echo("echo"));
+    let body = format!(r#"{{"Params":{{"s":"{}"}}}}"#, "x".repeat(900 << 10));
+    let head = format!(
+        "POST /invoke/echo HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let begin = |part: &str| {
+        let mut stream = http::connect(node.address).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(part.as_bytes()).unwrap();
+        stream
+    };
+    let mut unfinished = begin(&body[..body.len() - 1]);
+    // Once this one is answered, what came before it has been read.
+    node.invoke("echo", json!({ "n": 1 })).expect(200);
+    let mut waiting = begin(&body);
+    waiting
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    let early = waiting.read(&mut [0]).unwrap_err();
+    assert!(
+        matches!(
+            early.kind(),
+            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+        ),
+        "{early}"
+    );
+    node.invoke("echo", json!({ "n": 2 })).expect(200);
+    unfinished
+        .write_all(&body.as_bytes()[body.len() - 1..])
+        .unwrap();
+    http::read_response(&mut unfinished, false)
+        .unwrap()
+        .expect(200);
+    waiting
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    http::read_response(&mut waiting, false)
+        .unwrap()
+        .expect(200);
+}
+
+#[test]
 fn rubbish_on_the_socket_harms_nobody() {
     let node = node().start();
     node.create(&echo("echo"));

@@ -44,6 +44,8 @@ pub(super) static KEYS: &[Key] = &[
     key("api.create_body_max", "128MiB",
         Sets(Size(1..=(1 << 32), |c, v| c.api.create_body_max = v as usize)),
         "Largest body of a registration, which has the code in it."),
+    key("api.bodies_max", "256MiB", Sets(Size(1..=(1 << 40), |c, v| c.api.bodies_max = v as usize)),
+        "Memory for the bodies of all requests together; at least the largest one is let in."),
     key("api.connections_max", "1000",
         Sets(Integer(1..=MANY, |c, v| c.api.connections_max = v as usize)),
         "Connections to the API at once; more wait to be accepted."),
