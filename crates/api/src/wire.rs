@@ -287,6 +287,20 @@ pub struct Problem {
     pub stack: Option<String>,
 }
 
+/// For people: what and why, the stack if there is one, what to do.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.title, self.detail)?;
+        if let Some(stack) = &self.stack {
+            write!(f, "\n{}", stack.trim_end())?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\nhint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Problem {
     /// With neither hint nor stack.
     pub fn new(status: u16, title: &str, detail: String) -> Self {

@@ -357,12 +357,5 @@ fn explain(body: &str) -> String {
             format!("\n{text}")
         };
     };
-    let mut text = format!("\n{}: {}", problem.title, problem.detail);
-    if let Some(stack) = problem.stack {
-        text = format!("{text}\n{}", stack.trim_end());
-    }
-    if let Some(hint) = problem.hint {
-        text = format!("{text}\nhint: {hint}");
-    }
-    text
+    format!("\n{problem}")
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serverledge_core::{Language, SandboxId};
-use serverledge_sandbox::{Backend, CreateError, Kind, Prestarted, Sandbox, SandboxSpec, Shim};
+use serverledge_sandbox::{
+    Backend, CreateError, Exit, Kind, Prestarted, Sandbox, SandboxSpec, Shim,
+};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
@@ -45,6 +47,8 @@ impl Launcher {
             .prestart(kind.clone(), id.0, self.start_timeout);
         match started.await {
             Ok(started) => started,
+            // The node stops.
+            Err(CreateError::Died(cause)) if cause.exit == Exit::Destroyed => None,
             Err(error) => {
                 warn!(
                     interpreter = %kind.interpreter.display(),

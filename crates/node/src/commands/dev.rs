@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
 use serverledge::config::Config;
-use serverledge_api::Client;
+use serverledge_api::{Client, Problem};
 use tokio::net::TcpListener;
 
 use super::serve;
@@ -203,13 +203,13 @@ async fn call(client: &Client, path: &str, body: &Value) -> anyhow::Result<Value
     let body = body.to_string().into_bytes();
     let response = client.request("POST", path, body).await?;
     let text = String::from_utf8_lossy(&response.body);
-    ensure!(
-        response.status == 200,
-        "{path} was answered {}: {}",
-        response.status,
-        text.trim()
-    );
-    Ok(serde_json::from_str(&text)?)
+    if response.status == 200 {
+        return Ok(serde_json::from_str(&text)?);
+    }
+    match serde_json::from_str::<Problem>(&text) {
+        Ok(problem) => bail!("{problem}"),
+        Err(_) => bail!("{path} was answered {}: {}", response.status, text.trim()),
+    }
 }
 
 fn encode(name: &str) -> String {
