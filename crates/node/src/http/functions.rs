@@ -15,6 +15,7 @@ use tracing::info;
 use super::error::ApiError;
 use super::{Body, Reply, json};
 use crate::catalog::FunctionRecord;
+use crate::detached::Detached;
 use crate::fetch::CodeUrl;
 use crate::node::Node;
 
@@ -38,7 +39,15 @@ pub(super) async fn register(
     body: Body,
     update: bool,
 ) -> Result<Reply, ApiError> {
-    let spec: FunctionSpec = serverledge_api::decode(&body.read().await?)?;
+    // Kept to the end: what was decoded from it is as large.
+    let body = body.read().await?;
+    let spec: FunctionSpec = serverledge_api::decode(&body)?;
+    // Store, catalog and pool agree also if the client leaves half-way.
+    let node = Arc::clone(node);
+    Detached::new(async move { install(&node, spec, update).await }).await
+}
+
+async fn install(node: &Arc<Node>, spec: FunctionSpec, update: bool) -> Result<Reply, ApiError> {
     // In the original's order, so that a request with two faults gets the same answer.
     check_new(node, &spec.name, update)?;
     let record = check(node, &spec)?;
@@ -70,6 +79,11 @@ fn check_new(node: &Node, name: &str, update: bool) -> Result<(), ApiError> {
 /// Removes a function and its sandboxes.
 pub(super) async fn delete(node: &Arc<Node>, body: Body) -> Result<Reply, ApiError> {
     let spec: FunctionSpec = serverledge_api::decode(&body.read().await?)?;
+    let node = Arc::clone(node);
+    Detached::new(async move { remove(&node, &spec).await }).await
+}
+
+async fn remove(node: &Arc<Node>, spec: &FunctionSpec) -> Result<Reply, ApiError> {
     let _guard = lock(node, &spec.name).await;
     if node.catalog.function(&spec.name).is_none() {
         return Err(ApiError::UnknownDeletion);
