@@ -13,7 +13,11 @@ const OUTPUT_MAX = 2 ** 20;
 const CUT = '\n[output cut: a call may print 1 MiB]\n';
 const EMPTY = Buffer.alloc(0);
 
+// Tells which call prints. While it is in use every promise is slower, so it is off unless a call
+// wants its output; `quiet` counts the running calls that don't.
 const calls = new AsyncLocalStorage();
+let heard = 0;
+let quiet = 0;
 
 function open(slot, onFrame) {
   const socket = connect(process.env.SERVERLEDGE_SOCKET);
@@ -95,8 +99,8 @@ function capture(stream, index) {
   const real = stream.write.bind(stream);
   stream.write = (chunk, encoding, callback) => {
     const call = calls.getStore();
-    if (!call || call.done) return real(chunk, encoding, callback);
-    if (call.output) {
+    if (call?.done || (!call && !quiet)) return real(chunk, encoding, callback);
+    if (call) {
       const known = typeof encoding === 'string' ? encoding : 'utf8';
       call.output.write(index, typeof chunk === 'string' ? chunk : Buffer.from(chunk).toString(known));
     }
@@ -180,12 +184,16 @@ function contextOf(template, head) {
 
 async function invoke(handler, template, frame) {
   const head = JSON.parse(frame.head);
-  const call = { output: head.output ? new Output() : null, done: false };
   const reply = { ok: true, id: head.id };
   let result = EMPTY;
+  const call = head.output ? { output: new Output(), done: false } : null;
+  if (call) heard += 1;
+  else quiet += 1;
   try {
     const params = JSON.parse(frame.body);
-    const value = await calls.run(call, () => handler(params, contextOf(template, head)));
+    const context = contextOf(template, head);
+    const run = () => handler(params, context);
+    const value = await (call ? calls.run(call, run) : run());
     result = Buffer.from(JSON.stringify(value) ?? 'null');
     if (result.length > FRAME_MAX - 8 * OUTPUT_MAX) {
       const size = result.length;
@@ -196,10 +204,16 @@ async function invoke(handler, template, frame) {
     reply.ok = false;
     reply.error = failure(error);
   }
-  // What the call left running prints to the sandbox's log, not into a reply.
-  call.done = true;
-  const text = call.output?.text();
-  if (text) reply.output = text;
+  if (call) {
+    // What the call left running prints to the sandbox's log, not into a reply.
+    call.done = true;
+    heard -= 1;
+    if (!heard) calls.disable();
+    const text = call.output.text();
+    if (text) reply.output = text;
+  } else {
+    quiet -= 1;
+  }
   return [reply, result];
 }
 
