@@ -251,13 +251,18 @@ fn the_file_is_private() {
 struct Disk {
     bytes: Arc<Mutex<Vec<u8>>>,
     syncs: Arc<AtomicUsize>,
+    /// Nothing can be written any more.
+    broken: Arc<AtomicBool>,
+    /// What has been written can be written over, but nothing behind it: as on a disk that is full.
     full: Arc<AtomicBool>,
+    /// The end of what has been written; files may be longer than that.
+    used: Arc<AtomicUsize>,
 }
 
 impl Disk {
     fn check(&self) -> std::io::Result<()> {
-        match self.full.load(Ordering::Relaxed) {
-            true => Err(std::io::ErrorKind::StorageFull.into()),
+        match self.broken.load(Ordering::Relaxed) {
+            true => Err(std::io::Error::other("broken")),
             false => Ok(()),
         }
     }
@@ -300,6 +305,13 @@ impl StorageBackend for Disk {
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
         self.check()?;
         let from = usize::try_from(offset).unwrap();
+        let end = from + data.len();
+        if end > self.used.load(Ordering::Relaxed) {
+            if self.full.load(Ordering::Relaxed) {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
+            self.used.store(end, Ordering::Relaxed);
+        }
         self.bytes.lock().unwrap()[from..from + data.len()].copy_from_slice(data);
         Ok(())
     }
@@ -326,11 +338,11 @@ fn concurrent_writes_share_commits() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_to_everyone_and_survived() {
+async fn a_broken_disk_is_told_to_everyone_and_survived() {
     let disk = Disk::default();
     let store = Arc::new(disk.store());
     store.accept_call("before", b"x".to_vec()).await.unwrap();
-    disk.full.store(true, Ordering::Relaxed);
+    disk.broken.store(true, Ordering::Relaxed);
     let writes = (0..100).map(|number| {
         let store = Arc::clone(&store);
         tokio::spawn(async move { store.accept_call(&number.to_string(), vec![0; 1000]).await })
@@ -339,11 +351,44 @@ async fn a_full_disk_is_told_to_everyone_and_survived() {
         let error = write.await.unwrap().unwrap_err();
         assert!(matches!(error, StoreError::Write { .. }), "{error:?}");
     }
-    disk.full.store(false, Ordering::Relaxed);
+    disk.broken.store(false, Ordering::Relaxed);
     store.accept_call("after", b"y".to_vec()).await.unwrap();
     assert_eq!(store.pending().unwrap(), ["before", "after"]);
     store.close().await;
     assert_eq!(disk.store().pending().unwrap(), ["before", "after"]);
+}
+
+#[tokio::test]
+async fn what_is_on_a_full_disk_can_be_read_and_removed() {
+    let disk = Disk::default();
+    let store = disk.store();
+    for id in ["done", "large"] {
+        store.accept_call(id, b"x".to_vec()).await.unwrap();
+    }
+    store
+        .finish_call("done", b"result".to_vec(), 10)
+        .await
+        .unwrap();
+    disk.full.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        let written = store.finish_call("large", vec![1; 9 << 20], 100).await;
+        assert!(
+            matches!(written, Err(StoreError::Write { .. })),
+            "{written:?}"
+        );
+        assert_eq!(store.result("done").unwrap(), Some(b"result".to_vec()));
+        assert_eq!(store.pending().unwrap(), ["large"]);
+    }
+    // What fits is written all the same.
+    assert_eq!(store.sweep(50).await.unwrap(), 1);
+    disk.full.store(false, Ordering::Relaxed);
+    let result = vec![1; 9 << 20];
+    store
+        .finish_call("large", result.clone(), 100)
+        .await
+        .unwrap();
+    store.close().await;
+    assert_eq!(disk.store().result("large").unwrap(), Some(result));
 }
 
 /// What the store should hold, kept the simple way.

@@ -1,8 +1,8 @@
 //! The thread that writes: one transaction for everything that waits, then the answers.
 
-use std::sync::PoisonError;
+use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
-use redb::{Durability, ReadableTable, Table, WriteTransaction};
+use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{error, info, warn};
 
@@ -71,8 +71,6 @@ pub(super) struct Writer {
     opener: Opener,
     queue: mpsc::Receiver<Command>,
     next_sequence: u64,
-    /// The last commit failed: redb refuses everything until it is opened again.
-    failed: bool,
 }
 
 impl Writer {
@@ -87,7 +85,6 @@ impl Writer {
             opener,
             queue,
             next_sequence,
-            failed: false,
         }
     }
 
@@ -148,49 +145,52 @@ impl Writer {
         if operations.is_empty() {
             return Ok(Vec::new());
         }
-        if self.failed {
+        let is_open = read(&self.database).is_some();
+        if !is_open {
             self.reopen()?;
         }
         let result = {
-            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            let database = read(&self.database);
             let database = database.as_ref().ok_or(StoreError::Closed)?;
             let transaction = database.begin_write().map_err(redb::Error::from);
             transaction.and_then(|txn| apply(txn, operations, &mut self.next_sequence))
         };
         result.map_err(|error| {
-            self.failed = true;
             let error = StoreError::writing(error);
             error!(error = ?error, writes = operations.len(), "a commit failed");
+            if let Err(error) = self.reopen() {
+                error!(error = ?error, "the store could not be opened again; the next write tries");
+            }
             error
         })
     }
 
-    /// After an I/O error (a full disk, say) redb wants to be closed and opened again. Readers
-    /// are kept out for that long.
-    fn reopen(&mut self) -> Result<(), StoreError> {
-        let mut database = self
-            .database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+    /// After an I/O error (a full disk, say) redb refuses everything, reads too, until it is closed
+    /// and opened again. Readers are kept out for that long.
+    fn reopen(&self) -> Result<(), StoreError> {
+        let mut database = write(&self.database);
         // The file's lock is the old one's until it is gone.
         drop(database.take());
         *database = Some((self.opener)().map_err(StoreError::writing)?);
-        self.failed = false;
         info!("the store is open again after a failed commit");
         Ok(())
     }
 
     /// Every answered write is on disk already; closing only saves the next start a check.
     fn close(&self) {
-        let database = self
-            .database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(Err(error)) = database.map(redb::Database::close) {
+        let database = write(&self.database).take();
+        if let Some(Err(error)) = database.map(Database::close) {
             warn!(%error, "the store was not closed cleanly");
         }
     }
+}
+
+fn read(database: &Shared) -> RwLockReadGuard<'_, Option<Database>> {
+    database.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(database: &Shared) -> RwLockWriteGuard<'_, Option<Database>> {
+    database.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// All of the operations or, on an error, none.
