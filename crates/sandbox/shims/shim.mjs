@@ -120,16 +120,27 @@ function capture(stream, index) {
   };
 }
 
+// An error for the wire. Never throws: what was thrown is the function's own, and so may its
+// getters and `toString` be.
 function failure(error) {
-  if (error instanceof Error) {
-    const stack = String(error.stack ?? '').split('\n').filter((line) => !line.includes('/.serverledge/'));
-    return {
-      type: String(error.name || error.constructor?.name || 'Error'),
-      message: String(error.message).slice(0, 16384),
-      stack: stack.join('\n').slice(0, 65536),
-    };
+  const attempt = (make, otherwise) => {
+    try {
+      return make();
+    } catch {
+      return otherwise;
+    }
+  };
+  const text = (make) => attempt(() => String(make()), '(its text could not be made)');
+  if (!attempt(() => error instanceof Error, false)) {
+    const thrown = text(() => (typeof error === 'object' ? JSON.stringify(error) : error));
+    return { type: 'Error', message: `thrown: ${thrown}`.slice(0, 16384), stack: '' };
   }
-  return { type: 'Error', message: `thrown: ${typeof error === 'object' ? JSON.stringify(error) : String(error)}`.slice(0, 16384), stack: '' };
+  const stack = text(() => error.stack ?? '').split('\n').filter((line) => !line.includes('/.serverledge/'));
+  return {
+    type: text(() => error.name || error.constructor?.name || 'Error'),
+    message: text(() => error.message).slice(0, 16384),
+    stack: stack.join('\n').slice(0, 65536),
+  };
 }
 
 // The file that `name` stands for, with or without its ending.
@@ -242,7 +253,9 @@ capture(process.stdout, 0);
 capture(process.stderr, 1);
 // A failure outside of any call leaves the process in an unknown state.
 process.on('uncaughtException', (error) => {
-  process.stderr.write(`uncaught: ${error?.stack ?? error}\n`, () => process.reallyExit(1));
+  const { stack, message } = failure(error);
+  // The call that it came from, if any, gets no reply: this is for the sandbox's log.
+  calls.exit(() => process.stderr.write(`uncaught: ${stack || message}\n`, () => process.reallyExit(1)));
 });
 open(0, onFrame);
 // Goes the ways of a first call once, while the node is busy with the sandbox's limits or has no

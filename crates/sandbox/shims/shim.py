@@ -252,6 +252,13 @@ def add_site_packages():
     sys.path.append("/usr/lib/python3/dist-packages")
 
 
+def add_exit():
+    # These two come with `site`, too.
+    import builtins
+
+    builtins.exit = builtins.quit = sys.exit
+
+
 def load(head):
     directory, handler = head["handler_dir"], head["handler"]
     module_name, _, attribute = handler.rpartition(".")
@@ -384,6 +391,7 @@ def main():
     others = [Connection(slot) for slot in range(1, slots)]
     sys.stdout, sys.stderr = Stream(0, sys.stdout), Stream(1, sys.stderr)
     add_site_packages()
+    add_exit()
     try:
         handler = load(head)
     except SystemExit as error:

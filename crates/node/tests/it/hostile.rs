@@ -319,6 +319,8 @@ fn a_function_that_exits_is_said_to_have_exited() {
         &["status 3", "code 3"],
     );
     contained(&node, &rogue("sys-exit", "sys.exit(4)"), &["exit"]);
+    contained(&node, &rogue("exit-builtin", "exit(7)"), &["status 7"]);
+    contained(&node, &rogue("quit", "quit()"), &["status 0"]);
     contained(&node, &rogue("zero", "os._exit(0)"), &["exited"]);
     contained(
         &node,
@@ -331,8 +333,43 @@ fn a_function_that_exits_is_said_to_have_exited() {
     contained(
         &node,
         &rogue_js("thrown-js", thrown).timeout(5.0),
-        &["boom", "exited"],
+        &["uncaught: error: boom"],
     );
+}
+
+#[test]
+fn whatever_is_thrown_is_an_error_and_no_more() {
+    let node = street();
+    let throws = [
+        "{ a: 10n }",
+        "Object.create(null)",
+        "new Proxy({}, { get() { throw 1 }, getPrototypeOf() { throw 2 } })",
+        "Object.assign(new Error(), { message: { toString() { throw 3 } } })",
+        "Object.defineProperty(new Error(), 'stack', { get() { throw 4 } })",
+        "{ toJSON() { throw 5 } }",
+        "{ toJSON() {} }",
+        "Symbol('s')",
+        "null",
+    ];
+    let source = format!(
+        "const throws = [{}];\n\
+         exports.handler = (params) => {{\n\
+           if (params.n === undefined) return 'alive';\n\
+           throw throws[params.n]();\n\
+         }};\n",
+        throws.map(|what| format!("() => ({what})")).join(", ")
+    );
+    node.create(&javascript("throws", &source));
+    for (n, what) in throws.iter().enumerate() {
+        let reply = node.invoke("throws", json!({ "n": n })).expect(500);
+        assert_eq!(reply.field("title"), "function failed", "{what}: {}", reply.shown());
+        let reply = node.invoke("throws", json!({}));
+        assert_eq!(reply.result(), "alive", "{what}");
+        assert_eq!(reply.field("IsWarmStart"), true, "{what}: a new sandbox");
+    }
+    // Outside of a call it ends the process, which says why.
+    let later = "setTimeout(() => { throw Object.create(null) }, 10); await new Promise(() => {});";
+    contained(&node, &rogue_js("later", later), &["uncaught: thrown"]);
 }
 
 #[test]
