@@ -10,7 +10,7 @@ use hyper::StatusCode;
 use hyper::header::{HeaderValue, RETRY_AFTER};
 use serverledge_api::{DecodeError, Problem};
 use serverledge_core::DropReason;
-use serverledge_sandbox::CreateError;
+use serverledge_sandbox::{CreateError, Exit, ExitCause};
 use tracing::error;
 
 use super::{JSON, Reply, TEXT, reply};
@@ -166,9 +166,18 @@ fn hint(error: &InvokeError) -> Option<&'static str> {
             Some("try again later, or let calls wait: scheduler.queue.capacity")
         }
         InvokeError::TimedOut(_) => Some("raise the function's TimeoutSeconds (--timeout)"),
-        InvokeError::Died(_) => Some("raise the function's memory if that is what it lacked"),
+        InvokeError::Died(cause) => memory_hint(cause),
+        InvokeError::StartFailed(error) => match &**error {
+            CreateError::Died(cause) => memory_hint(cause),
+            _ => None,
+        },
         _ => None,
     }
+}
+
+fn memory_hint(cause: &ExitCause) -> Option<&'static str> {
+    matches!(cause.exit, Exit::OutOfMemory { .. })
+        .then_some("raise the function's memory (--memory)")
 }
 
 fn stack(error: &InvokeError) -> Option<String> {

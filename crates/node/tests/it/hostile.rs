@@ -90,7 +90,7 @@ fn unleash(node: &Node, function: &Function, request: &Value) -> Response {
 
 /// As [`unleash`], for a function that must end in an error that says one of `truths`.
 #[track_caller]
-fn contained(node: &Node, function: &Function, truths: &[&str]) {
+fn contained(node: &Node, function: &Function, truths: &[&str]) -> Value {
     let reply = unleash(
         node,
         function,
@@ -107,6 +107,7 @@ fn contained(node: &Node, function: &Function, truths: &[&str]) {
         "{}: none of {truths:?} in {problem}",
         function.name
     );
+    problem
 }
 
 /// As [`unleash`], for a function that reports what it achieved: nothing.
@@ -170,7 +171,14 @@ fn a_child_that_returns_from_the_handler_answers_nobody() {
 fn a_memory_bomb_is_named_as_such() {
     let node = street();
     let bomb = "held = []\nwhile True: held.append(bytearray(1 << 20))";
-    contained(&node, &rogue("bomb", bomb), &["memory"]);
+    let problem = contained(&node, &rogue("bomb", bomb), &["memory"]);
+    assert!(
+        problem["hint"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("memory"),
+        "{problem}"
+    );
     let bomb = "const held = [];\n  for (;;) held.push(Buffer.alloc(1 << 20, 1));";
     contained(&node, &rogue_js("bomb-js", bomb), &["memory"]);
     let heap =
@@ -313,10 +321,10 @@ fn a_result_too_large_to_send_is_an_error() {
 #[test]
 fn a_function_that_exits_is_said_to_have_exited() {
     let node = street();
-    contained(
-        &node,
-        &rogue("exit", "os._exit(3)"),
-        &["status 3", "code 3"],
+    let problem = contained(&node, &rogue("exit", "os._exit(3)"), &["status 3"]);
+    assert!(
+        problem["hint"].is_null(),
+        "memory has nothing to do with it: {problem}"
     );
     contained(&node, &rogue("sys-exit", "sys.exit(4)"), &["exit"]);
     contained(&node, &rogue("exit-builtin", "exit(7)"), &["status 7"]);
@@ -362,7 +370,12 @@ fn whatever_is_thrown_is_an_error_and_no_more() {
     node.create(&javascript("throws", &source));
     for (n, what) in throws.iter().enumerate() {
         let reply = node.invoke("throws", json!({ "n": n })).expect(500);
-        assert_eq!(reply.field("title"), "function failed", "{what}: {}", reply.shown());
+        assert_eq!(
+            reply.field("title"),
+            "function failed",
+            "{what}: {}",
+            reply.shown()
+        );
         let reply = node.invoke("throws", json!({}));
         assert_eq!(reply.result(), "alive", "{what}");
         assert_eq!(reply.field("IsWarmStart"), true, "{what}: a new sandbox");
