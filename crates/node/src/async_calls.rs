@@ -2,7 +2,8 @@
 //!
 //! Only identifiers are held in memory; parameters wait in the store. A call that was accepted and
 //! has no result when the node starts is run (again): a function called this way should be
-//! idempotent. A call that was running at so many crashes that it may be their cause is given up.
+//! idempotent. A call that was running at so many crashes that it may be their cause is given up;
+//! that it waited at a crash, or that the node was told to stop, doesn't count.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serverledge_api::InvokeReply;
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
 use crate::invoke::{Fault, Invocation, InvokeError, invoke, unix_now};
@@ -155,19 +157,26 @@ fn encode(function: &str, params: &[u8], return_output: bool) -> Result<Vec<u8>,
     record.map_err(|error| StoreError::encoding(&error))
 }
 
-/// Takes calls from the queue and runs them, `concurrency` at a time, until the node stops.
+/// Takes calls from the queue and runs them, `concurrency` at a time, until the node stops and those
+/// that run have ended.
 pub async fn run(node: Arc<Node>, mut queue: Queue) {
     let permits = Arc::new(Semaphore::new(node.async_calls.config.concurrency));
-    while let Some(queued) = queue.recv().await {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-            return;
-        };
-        let node = Arc::clone(&node);
-        tokio::spawn(async move {
-            run_one(&node, queued).await;
-            drop(permit);
-        });
-    }
+    let running = TaskTracker::new();
+    let dispatch = async {
+        while let Some(queued) = queue.recv().await {
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+                return;
+            };
+            let node = Arc::clone(&node);
+            running.spawn(async move {
+                run_one(&node, queued).await;
+                drop(permit);
+            });
+        }
+    };
+    node.stopping().run_until_cancelled(dispatch).await;
+    running.close();
+    running.wait().await;
 }
 
 async fn run_one(node: &Arc<Node>, queued: Queued) {
@@ -183,21 +192,19 @@ async fn run_one(node: &Arc<Node>, queued: Queued) {
         }
     };
     let expires = unix_now() + calls.config.retention.as_secs_f64();
-    let mut delay = RETRY_DELAY;
+    let mut pauses = Pauses::new(node);
     while let Err(error) = calls
         .store
         .finish_call(&id, reply.clone(), expires as u64)
         .await
     {
-        warn!(call = id, error = %crate::chain(&error), "result could not be stored; trying again");
-        tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(RETRY_DELAY_MAX);
+        warn!(call = id, error = %crate::chain(&error), "result could not be stored");
+        if pauses.next().await.is_none() {
+            return;
+        }
     }
     calls.pending.fetch_sub(1, Ordering::Relaxed);
 }
-
-const RETRY_DELAY: Duration = Duration::from_millis(100);
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 
 /// Runs the call until it has an answer; `None` when the node stops first.
 async fn attempt(
@@ -206,19 +213,19 @@ async fn attempt(
     recovered: bool,
 ) -> Result<Option<Vec<u8>>, StoreError> {
     let calls = &node.async_calls;
-    let Some((record, _)) = calls.store.pending_call(id)? else {
+    let Some((record, crashes)) = calls.store.pending_call(id)? else {
         return Ok(None);
     };
     let accepted: Accepted =
         serde_json::from_slice(&record).map_err(|error| StoreError::encoding(&error))?;
     let attempts_max = calls.config.attempts_max;
-    // Counted on disk only after a crash: that is when the call itself may be the reason.
-    if recovered && calls.store.attempt_call(id).await? > attempts_max {
-        let reason = format!("given up: the node stopped {attempts_max} times while it ran");
+    if crashes >= attempts_max {
+        let reason = format!("given up: the node died {crashes} times while it ran");
         return Ok(Some(failure(&reason)));
     }
-    let mut delay = RETRY_DELAY;
+    let mut pauses = Pauses::new(node);
     let mut attempts = 0;
+    let mut counted = false;
     loop {
         let Some(function) = node.catalog.function(&accepted.function) else {
             return Ok(Some(failure(
@@ -233,27 +240,66 @@ async fn attempt(
             patient: true,
             arrival: Instant::now(),
         };
-        let error = match invoke(node, &function, invocation).await {
+        // Counted on disk only after a crash: that is when the call itself may be the reason.
+        let count = async {
+            if recovered && !counted {
+                counted = count(&calls.store, id).await;
+            }
+        };
+        let error = match invoke(node, &function, invocation, count).await {
             Ok(report) => {
                 return Ok(Some(stored(Stored {
                     reply: node.reply(report),
                     error: None,
                 })));
             }
-            Err(InvokeError::ShuttingDown) => return Ok(None),
-            Err(error) if node.stopping() => {
-                warn!(call = id, error = %crate::chain(&error), "cut short by the shutdown");
-                return Ok(None);
-            }
+            Err(InvokeError::ShuttingDown) => break,
             Err(error) => error,
         };
         if error.fault() == Fault::Function || attempts >= attempts_max {
             return Ok(Some(failure(&crate::chain(&error))));
         }
-        tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(RETRY_DELAY_MAX);
+        if pauses.next().await.is_none() {
+            break;
+        }
+    }
+    if counted {
+        calls.store.withdraw_attempt(id).await?;
+    }
+    Ok(None)
+}
+
+/// Whether it could be written. If not (the disk is full, say), the call is run all the same.
+async fn count(store: &Store, id: &str) -> bool {
+    let written = store.attempt_call(id).await;
+    if let Err(error) = &written {
+        warn!(call = id, error = %crate::chain(error), "the attempt could not be counted");
+    }
+    written.is_ok()
+}
+
+/// Longer and longer pauses between tries.
+struct Pauses<'a> {
+    node: &'a Node,
+    next: Duration,
+}
+
+impl<'a> Pauses<'a> {
+    fn new(node: &'a Node) -> Self {
+        let next = PAUSE_FIRST;
+        Self { node, next }
+    }
+
+    /// `None` if the node stops: no time for another try.
+    async fn next(&mut self) -> Option<()> {
+        let pause = tokio::time::sleep(self.next);
+        self.next = (self.next * 2).min(PAUSE_MAX);
+        self.node.stopping().run_until_cancelled(pause).await
     }
 }
+
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 fn failure(reason: &str) -> Vec<u8> {
     stored(Stored {

@@ -110,7 +110,8 @@ impl From<Refusal> for InvokeError {
     }
 }
 
-/// Runs one call of `function` on this node.
+/// Runs one call of `function` on this node. `before_sending` is awaited once, when the call has
+/// a sandbox and is about to be sent there.
 ///
 /// Not cancel safe by intent: run it in a task of its own. Dropped half-way, it destroys the
 /// sandbox it holds.
@@ -118,11 +119,16 @@ pub async fn invoke(
     node: &Node,
     function: &Arc<Function>,
     invocation: Invocation,
+    before_sending: impl Future<Output = ()>,
 ) -> Result<Report, InvokeError> {
     let arrival = invocation.arrival;
+    let mut before_sending = Some(before_sending);
     let mut attempts = 0;
     let (lease, started, reply) = loop {
         let lease = node.pool.acquire(function, invocation.patient).await?;
+        if let Some(before_sending) = before_sending.take() {
+            before_sending.await;
+        }
         let started = Instant::now();
         let reply = run(&lease, function.timeout, &invocation).await;
         attempts += 1;
@@ -132,7 +138,13 @@ pub async fn invoke(
         }
     };
     let duration = started.elapsed();
-    let reply = reply.map_err(InvokeError::from);
+    let reply = match reply.map_err(InvokeError::from) {
+        // Not of its own doing: all sandboxes are being destroyed.
+        Err(InvokeError::Died(_) | InvokeError::Protocol(_)) if node.pool.is_closed() => {
+            Err(InvokeError::ShuttingDown)
+        }
+        reply => reply,
+    };
 
     let outcome = match &reply {
         Ok(_) | Err(InvokeError::Function(_)) => Outcome::Done,

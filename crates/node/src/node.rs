@@ -3,8 +3,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -13,6 +14,8 @@ use serverledge_api::InvokeReply;
 use serverledge_core::{FunctionId, Runtime, SchedulerConfig};
 use serverledge_sandbox::Backend;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::async_calls::{self, AsyncCalls, AsyncConfig, Queue};
@@ -46,7 +49,7 @@ pub struct Node {
     /// Memory for the bodies of requests.
     pub(crate) room: Room,
     last_request: AtomicU64,
-    stopping: AtomicBool,
+    stopping: CancellationToken,
 }
 
 /// Area and key of a node, as the wire shows them.
@@ -127,19 +130,20 @@ impl Node {
                 .take(NAME_LOCKS)
                 .collect(),
             last_request: AtomicU64::new(0),
-            stopping: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
             config,
         };
         node.load_catalog()?;
         Ok((Arc::new(node), queue))
     }
 
-    /// Serves until `shutdown` completes, then drains and stops everything in order.
+    /// Serves until `stop` has a message, lets what runs end and stops everything in order. Another
+    /// message cuts short what runs, as `shutdown.drain` does.
     pub async fn run(
         self: Arc<Self>,
         listener: TcpListener,
         queue: Queue,
-        shutdown: impl Future<Output = ()>,
+        mut stop: mpsc::Receiver<()>,
     ) -> anyhow::Result<()> {
         let address = listener.local_addr()?;
         let address_file = self.publish_address(address)?;
@@ -147,24 +151,39 @@ impl Node {
         let janitor = tokio::spawn(janitor(Arc::clone(&self)));
         let dispatcher = tokio::spawn(async_calls::run(Arc::clone(&self), queue));
 
-        let drain = self.config.shutdown.drain;
-        crate::http::serve(Arc::clone(&self), listener, shutdown, drain).await;
+        let told_to_stop = async {
+            stop.recv().await;
+        };
+        let requests = crate::http::serve(Arc::clone(&self), listener, told_to_stop).await;
 
-        // New work is refused from here on. Asynchronous calls that are cut short stay in the
-        // store, and the next start runs them.
-        self.stopping.store(true, Ordering::Relaxed);
-        dispatcher.abort();
-        janitor.abort();
+        // No new work from here on. Asynchronous calls that wait stay in the store for the next
+        // start, and so do those that are cut short.
+        self.stopping.cancel();
+        self.pool.drain();
+        let mut running = pin!(async { tokio::join!(requests.shutdown(), dispatcher) });
+        let drain = self.config.shutdown.drain;
+        let drained = tokio::select! {
+            _ = &mut running => true,
+            Some(()) = stop.recv() => false,
+            () = tokio::time::sleep(drain) => {
+                warn!("calls still running after {drain:?} (shutdown.drain) are cut short");
+                false
+            }
+        };
         self.pool.close().await;
+        if !drained {
+            let _ = tokio::time::timeout(LAST_WORDS, running).await;
+        }
+        janitor.abort();
         self.store.close().await;
         let _ = std::fs::remove_file(address_file);
         info!("stopped");
         Ok(())
     }
 
-    /// Whether the node is on its way out.
-    pub fn stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
+    /// Cancelled when the node is on its way out.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stopping
     }
 
     /// An identity for a call of `function`, unique on this node.
@@ -285,6 +304,9 @@ const NAME_LOCKS: usize = 64;
 
 /// What a sandbox without a function counts for, MiB: an interpreter, and not a small one.
 const SPARE_MB: u64 = 32;
+
+/// What calls that were cut short have to tell those who made them.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn scheduler_config(config: &Config) -> SchedulerConfig {
     SchedulerConfig {

@@ -52,7 +52,17 @@ struct State {
     functions: HashMap<FunctionId, Arc<Function>>,
     prestarts: Prestarts,
     next_call: u64,
-    closed: bool,
+    phase: Phase,
+}
+
+/// How far the pool is with its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Open,
+    /// Serves those who can't come back, and no patient calls.
+    Draining,
+    /// Serves nobody; all sandboxes are destroyed.
+    Closed,
 }
 
 struct Entry {
@@ -67,6 +77,7 @@ struct Entry {
 struct Waiting {
     grant: oneshot::Sender<Result<Granted, Refusal>>,
     since: Instant,
+    patient: bool,
     /// Keeps the revision known while the call waits.
     _function: Arc<Function>,
 }
@@ -103,7 +114,7 @@ impl Pool {
                 functions: HashMap::new(),
                 prestarts: Prestarts::new(ahead.0, ahead.1),
                 next_call: 0,
-                closed: false,
+                phase: Phase::Open,
             }),
             launcher,
             epoch: Instant::now(),
@@ -120,7 +131,7 @@ impl Pool {
         let now = self.now();
         let (call, granted, timers) = {
             let mut state = self.lock();
-            if state.closed {
+            if state.phase == Phase::Closed || (patient && state.phase == Phase::Draining) {
                 return Err(Refusal::ShuttingDown);
             }
             state.next_call += 1;
@@ -158,6 +169,7 @@ impl Pool {
                     let waiting = Waiting {
                         grant,
                         since: Instant::now(),
+                        patient,
                         _function: Arc::clone(function),
                     };
                     state.waiting.insert(call, waiting);
@@ -170,7 +182,11 @@ impl Pool {
                 }
             }
         };
-        self.wait(call, granted, timers).await
+        let lease = self.wait(call, granted, timers).await?;
+        if patient && self.lock().phase != Phase::Open {
+            return Err(Refusal::ShuttingDown);
+        }
+        Ok(lease)
     }
 
     /// Waits for the scheduler's answer, and tells it when the call's timers fire.
@@ -238,7 +254,7 @@ impl Pool {
         let now = self.now();
         let watchers = {
             let mut state = self.lock();
-            if state.closed {
+            if state.phase != Phase::Open {
                 return 0;
             }
             state
@@ -326,11 +342,37 @@ impl Pool {
             .collect()
     }
 
+    /// Refuses patient calls from now on, also those that wait: they are run another time.
+    pub fn drain(self: &Arc<Self>) {
+        let now = self.now();
+        let mut state = self.lock();
+        state.phase = state.phase.max(Phase::Draining);
+        let State {
+            scheduler,
+            actions,
+            waiting,
+            ..
+        } = &mut *state;
+        let patient = |call: &CallId, waiting: &mut Waiting| {
+            // One that is postponed gets a sandbox, and is refused then.
+            waiting.patient && scheduler.give_up(*call, now, actions) == GiveUp::Dropped
+        };
+        for (_, waiting) in waiting.extract_if(patient) {
+            let _ = waiting.grant.send(Err(Refusal::ShuttingDown));
+        }
+        self.perform(&mut state);
+    }
+
+    /// Whether all sandboxes are destroyed, or about to be.
+    pub fn is_closed(&self) -> bool {
+        self.lock().phase == Phase::Closed
+    }
+
     /// Refuses everything from now on and destroys every sandbox; returns when all are gone.
     pub async fn close(self: &Arc<Self>) {
         {
             let mut state = self.lock();
-            state.closed = true;
+            state.phase = Phase::Closed;
             for (_, waiting) in state.waiting.drain() {
                 let _ = waiting.grant.send(Err(Refusal::ShuttingDown));
             }

@@ -44,30 +44,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (config, _) = Config::load(None, environment.into_iter(), &[])?;
     serve::init_logging(config.log_format);
     serve::runtime()?.block_on(async {
-        let stop = serve::stop_signal()?;
+        let (end, stop) = serve::stop_signals()?;
         let listener = listen(arguments.port, &config).await?;
         let port = listener.local_addr()?.port();
-        let (done, ended) = tokio::sync::oneshot::channel::<()>();
-        let once = arguments.once;
-        let shutdown = async move {
-            let ended = async {
-                // An error means that the demonstration failed: then there is nothing to serve.
-                if ended.await.is_ok() && !once {
-                    std::future::pending::<()>().await;
-                }
-            };
-            tokio::select! { () = stop => {}, () = ended => {} }
-        };
         let demonstration = async {
             let result = demonstrate(&function, port).await;
-            if result.is_ok() {
-                let _ = done.send(());
-            } else {
-                drop(done);
+            // A demonstration that failed leaves nothing to serve.
+            if arguments.once || result.is_err() {
+                let _ = end.send(()).await;
             }
             result
         };
-        let (served, shown) = tokio::join!(serve::serve(config, listener, shutdown), demonstration);
+        let (served, shown) = tokio::join!(serve::serve(config, listener, stop), demonstration);
         served.and(shown)
     })
 }

@@ -11,6 +11,7 @@ use serverledge_sandbox::oci::{OciBackend, OciConfig};
 use serverledge_sandbox::process::ProcessBackend;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 /// Loads the configuration and runs a node in the foreground.
@@ -23,20 +24,21 @@ pub(crate) fn run(explicit: Option<&Path>) -> anyhow::Result<()> {
     raise_descriptor_limit();
     runtime()?.block_on(async {
         let listener = listen(&config).await?;
-        serve(config, listener, stop_signal()?).await
+        let (_, stop) = stop_signals()?;
+        serve(config, listener, stop).await
     })
 }
 
-/// Builds the node on the machine's isolation and serves until `shutdown`.
+/// Builds the node on the machine's isolation and serves until `stop` has a message.
 pub(crate) async fn serve(
     config: Config,
     listener: TcpListener,
-    shutdown: impl Future<Output = ()>,
+    stop: mpsc::Receiver<()>,
 ) -> anyhow::Result<()> {
     let store = Node::open_store(&config)?;
     let backend = backend(&config).await?;
     let (node, queue) = Node::build(config, store, backend)?;
-    node.run(listener, queue, shutdown).await
+    node.run(listener, queue, stop).await
 }
 
 /// The listener of the API.
@@ -50,17 +52,29 @@ pub(crate) async fn listen(config: &Config) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Completes at SIGINT or SIGTERM.
-pub(crate) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+/// A message at each SIGINT and SIGTERM, and the sender for other reasons to stop.
+pub(crate) fn stop_signals() -> anyhow::Result<(mpsc::Sender<()>, mpsc::Receiver<()>)> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        let name = tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
-        };
-        info!("{name}: finishing what runs, then stopping");
-    })
+    let (sender, stop) = mpsc::channel(2);
+    let signals = sender.clone();
+    tokio::spawn(async move {
+        let effects = [
+            "finishing what runs (again: stop at once)",
+            "stopping at once",
+        ];
+        for effect in effects {
+            let name = tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+            };
+            info!("{name}: {effect}");
+            let _ = signals.send(()).await;
+        }
+        // Further signals change nothing.
+        std::future::pending::<()>().await;
+    });
+    Ok((sender, stop))
 }
 
 /// The async runtime. Few threads: the functions need the cores more than the node does.

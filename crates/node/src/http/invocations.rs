@@ -87,7 +87,7 @@ async fn detached(
     invocation: Invocation,
 ) -> Result<Report, InvokeError> {
     let node = Arc::clone(node);
-    Detached::new(async move { run(&node, &function, invocation).await }).await
+    Detached::new(async move { run(&node, &function, invocation, async {}).await }).await
 }
 
 /// The result of an asynchronous call, byte for byte as it was stored.

@@ -32,13 +32,12 @@ pub(crate) type Reply = Response<Full<Bytes>>;
 /// Pause after a failed accept: the usual reason is a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Accepts connections until `shutdown`, then lets running requests end, for `drain` at most.
+/// Accepts connections until `shutdown`. The requests that still run then can be waited for.
 pub async fn serve(
     node: Arc<Node>,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
-    drain: Duration,
-) {
+) -> GracefulShutdown {
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(node.config.api.connections_max));
     let mut shutdown = std::pin::pin!(shutdown);
@@ -69,13 +68,7 @@ pub async fn serve(
             drop(permit);
         });
     }
-    drop(listener);
-    if tokio::time::timeout(drain, graceful.shutdown())
-        .await
-        .is_err()
-    {
-        warn!("requests still running after {drain:?} (shutdown.drain) were cut short");
-    }
+    graceful
 }
 
 fn connection(

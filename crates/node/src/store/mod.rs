@@ -149,6 +149,13 @@ impl Store {
         Ok(u32::try_from(attempts).unwrap_or(u32::MAX))
     }
 
+    /// Takes back an attempt that [`Store::attempt_call`] counted.
+    pub async fn withdraw_attempt(&self, id: &str) -> Result<(), StoreError> {
+        self.write(Operation::WithdrawAttempt { id: id.into() })
+            .await?;
+        Ok(())
+    }
+
     /// Writes the result of a call and ends its being pending, both or neither. The result may be
     /// removed by a [`Store::sweep`] at `expires_unix` (seconds) or later. `false` if the call
     /// wasn't pending; its result is written all the same.

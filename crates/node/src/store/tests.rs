@@ -50,6 +50,10 @@ async fn calls_survive_a_restart_in_their_order() {
     }
     assert_eq!(store.attempt_call("m").await.unwrap(), 1);
     assert_eq!(store.attempt_call("m").await.unwrap(), 2);
+    assert_eq!(store.attempt_call("m").await.unwrap(), 3);
+    store.withdraw_attempt("m").await.unwrap();
+    store.withdraw_attempt("z").await.unwrap();
+    store.withdraw_attempt("none").await.unwrap();
     assert!(
         store
             .finish_call("done", b"result".to_vec(), 100)

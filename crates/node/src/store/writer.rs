@@ -28,6 +28,9 @@ pub(super) enum Operation {
     AttemptCall {
         id: String,
     },
+    WithdrawAttempt {
+        id: String,
+    },
     FinishCall {
         id: String,
         result: Vec<u8>,
@@ -46,7 +49,10 @@ impl Operation {
             Self::PutFunction { record: value, .. }
             | Self::AcceptCall { body: value, .. }
             | Self::FinishCall { result: value, .. } => value.len(),
-            Self::DeleteFunction { .. } | Self::AttemptCall { .. } | Self::Sweep { .. } => 0,
+            Self::DeleteFunction { .. }
+            | Self::AttemptCall { .. }
+            | Self::WithdrawAttempt { .. }
+            | Self::Sweep { .. } => 0,
         }
     }
 }
@@ -249,7 +255,8 @@ impl<'txn> Tables<'txn> {
                 self.bodies.insert(sequence, body.as_slice())?;
                 replaced
             }
-            Operation::AttemptCall { id } => return self.attempt(id),
+            Operation::AttemptCall { id } => return self.count(id, |n| n.saturating_add(1)),
+            Operation::WithdrawAttempt { id } => return self.count(id, |n| n.saturating_sub(1)),
             Operation::FinishCall {
                 id,
                 result,
@@ -271,11 +278,11 @@ impl<'txn> Tables<'txn> {
         Ok(true)
     }
 
-    fn attempt(&mut self, id: &str) -> Result<u64, redb::Error> {
+    fn count(&mut self, id: &str, change: fn(u32) -> u32) -> Result<u64, redb::Error> {
         let Some((sequence, attempts)) = self.calls.get(id)?.map(|call| call.value()) else {
             return Ok(0);
         };
-        let attempts = attempts.saturating_add(1);
+        let attempts = change(attempts);
         self.calls.insert(id, (sequence, attempts))?;
         Ok(u64::from(attempts))
     }

@@ -15,10 +15,27 @@ use crate::support::{Node, PATIENCE, eventually, javascript, node, python};
 const ROUNDS: usize = 20;
 const ASYNC_CALLS: usize = 12;
 
+/// There as long as a call of `py` runs in the sandbox.
+const RUNS: &str = "/tmp/runs";
+
+/// Whether a call of `py` runs: has been sent, not just given room.
+fn runs(node: &Node) -> bool {
+    Footprint::of(node.pid(), &node.mark()).files(RUNS) > 0
+}
+
+#[track_caller]
+fn until_running(node: &Node) {
+    eventually("a call runs", || runs(node).then_some(()));
+}
+
 fn register(node: &Node) {
-    let sleep = "import time\ndef handler(params, context):\n    time.sleep(params['s'])\n    return params['n']\n";
-    node.create(&python("py", sleep).memory(64));
-    node.create(&python("many", sleep).memory(64).concurrency(4));
+    let body = "time.sleep(params['s'])";
+    let sleep =
+        format!("import time\ndef handler(params, context):\n    {body}\n    return params['n']\n");
+    node.create(&python("many", &sleep).memory(64).concurrency(4));
+    let shown = format!("open('{RUNS}', 'w').close()\n    {body}\n    os.unlink('{RUNS}')");
+    let sleep = format!("import os\n{}", sleep.replace(body, &shown));
+    node.create(&python("py", &sleep).memory(64));
     let sleep = "module.exports = async (params) => {\n\
                  await new Promise((done) => setTimeout(done, params.s * 1000));\n\
                  return params.n;\n};\n";
@@ -178,7 +195,7 @@ fn a_call_that_kills_its_node_again_and_again_is_given_up() {
         assert!(restarts < 15, "still tried after {restarts} restarts");
         let done = eventually("the call runs again, or is given up", || {
             let reply = running.get(&format!("/poll/{poison}"));
-            (reply.status == 200 || running.busy_memory() > 0).then_some(reply.status == 200)
+            (reply.status == 200 || runs(&running)).then_some(reply.status == 200)
         });
         if !done {
             running = running.kill9().start();
@@ -188,6 +205,81 @@ fn a_call_that_kills_its_node_again_and_again_is_given_up() {
     assert_eq!(reply.field("Success"), false);
     let id = running.invoke_async("py", json!({ "s": 0, "n": 2 }));
     assert_eq!(running.poll(&id).result(), json!(2));
+}
+
+#[test]
+fn a_call_that_waits_while_another_kills_the_node_is_run_in_the_end() {
+    let mut running = node().memory(64).set("async.attempts_max", 2).start();
+    register(&running);
+    let poison = running.invoke_async("py", json!({ "s": 30, "n": 0 }));
+    let waiting: Vec<_> = (1..4)
+        .map(|n| (running.invoke_async("py", json!({ "s": 0, "n": n })), n))
+        .collect();
+    // Once before it counts, and twice that count.
+    for _ in 0..3 {
+        until_running(&running);
+        running = running.kill9().start();
+    }
+    let given_up = running.poll(&poison);
+    assert_eq!(given_up.field("Success"), false, "{}", given_up.shown());
+    for (id, n) in waiting {
+        assert_eq!(running.poll(&id).result(), json!(n));
+    }
+}
+
+#[test]
+fn an_orderly_stop_takes_nothing_from_an_async_call() {
+    let stops = node().memory(64).set("async.attempts_max", 1);
+    let mut running = stops.set("shutdown.drain", 0).start();
+    register(&running);
+    let calls: Vec<_> = (0..3)
+        .map(|n| (running.invoke_async("py", json!({ "s": 2, "n": n })), n))
+        .collect();
+    for _ in 0..3 {
+        until_running(&running);
+        running = running.stop().1.start();
+    }
+    for (id, n) in calls {
+        assert_eq!(running.poll(&id).result(), json!(n));
+    }
+}
+
+#[test]
+fn an_async_call_that_runs_may_end_and_those_that_wait_do_not_begin() {
+    let running = node().memory(64).start();
+    register(&running);
+    let long = json!({ "s": 2, "n": 0 });
+    let runs = running.invoke_async("py", long.clone());
+    until_running(&running);
+    let waits = running.invoke_async("py", long);
+    let (status, stopped) = running.stop();
+    assert_eq!(status.code(), Some(0));
+    let running = stopped.start();
+    let poll = |id| running.get(&format!("/poll/{id}"));
+    assert_eq!(poll(&runs).expect(200).result(), json!(0));
+    assert_eq!(poll(&waits).status, 404);
+    assert_eq!(running.poll(&waits).result(), json!(0));
+}
+
+#[test]
+fn a_second_signal_stops_the_node_at_once() {
+    let mut running = node().set("shutdown.drain", 600).start();
+    register(&running);
+    let address = running.address;
+    let caller =
+        thread::spawn(move || try_invoke(address, "py", &json!({ "Params": { "s": 50, "n": 5 } })));
+    until_running(&running);
+    let (footprint, mark, storage) = last_seen(&running);
+    running.signal("INT");
+    // That it drains is seen by the port it doesn't listen on any more.
+    eventually("the node drains", || {
+        std::net::TcpStream::connect(address).is_err().then_some(())
+    });
+    running.signal("TERM");
+    assert_eq!(running.wait().code(), Some(0));
+    let reply = caller.join().unwrap().expect("a word to the caller");
+    assert_eq!(reply.expect(503).field("title"), "shutting down");
+    assert_nothing_left(&mark, &footprint, &storage);
 }
 
 #[test]
@@ -228,9 +320,7 @@ fn a_call_that_will_not_end_does_not_hold_up_the_shutdown() {
     let address = running.address;
     let caller =
         thread::spawn(move || try_invoke(address, "py", &json!({ "Params": { "s": 50, "n": 5 } })));
-    eventually("a call that runs", || {
-        (running.busy_memory() > 0).then_some(())
-    });
+    until_running(&running);
     let id = running.invoke_async("many", json!({ "s": 3, "n": 6 }));
     let (footprint, mark, storage) = last_seen(&running);
     let started = Instant::now();
@@ -241,9 +331,9 @@ fn a_call_that_will_not_end_does_not_hold_up_the_shutdown() {
         started.elapsed()
     );
     assert_eq!(status.code(), Some(0));
-    if let Ok(reply) = caller.join().unwrap() {
-        assert!(reply.status >= 500, "{}", reply.shown());
-    }
+    let reply = caller.join().unwrap().expect("a word to the caller");
+    let problem = reply.expect(503).problem(&["shutting down"]);
+    assert!(problem["hint"].is_null(), "{problem}");
     assert_nothing_left(&mark, &footprint, &storage);
     // The async call was acknowledged: the next node makes it.
     let running = stopped.start();

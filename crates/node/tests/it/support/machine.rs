@@ -51,6 +51,14 @@ impl Footprint {
         footprint
     }
 
+    /// How many different files its processes see at `path`: one for each sandbox that has it.
+    pub(crate) fn files(&self, path: &str) -> usize {
+        let file = |pid| fs::metadata(format!("/proc/{pid}/root{path}"));
+        let found = self.processes.iter().filter_map(|(pid, _)| file(*pid).ok());
+        let files: BTreeSet<_> = found.map(|file| (file.dev(), file.ino())).collect();
+        files.len()
+    }
+
     /// How many processes were seen.
     pub(crate) fn processes(&self) -> usize {
         self.processes.len()
