@@ -464,7 +464,7 @@ impl Pool {
             let now = self.now();
             let id = {
                 let state = &mut *self.lock();
-                if state.closed || !state.prestarts.begin(&kind, now) {
+                if state.phase != Phase::Open || !state.prestarts.begin(&kind, now) {
                     return;
                 }
                 state.scheduler.reserve_spare()

@@ -15,6 +15,7 @@ mod r#async;
 mod code;
 mod code_url;
 mod config;
+mod confined;
 mod hostile;
 mod lifecycle;
 mod recovery;
