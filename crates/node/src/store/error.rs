@@ -102,7 +102,7 @@ pub enum StoreError {
         /// The largest size.
         bytes_max: usize,
     },
-    /// The store is closed, or failed and could not be opened again.
+    /// The store is closed.
     #[error("the store is closed")]
     Closed,
 }
@@ -147,15 +147,15 @@ impl StoreError {
         }
     }
 
-    pub(super) fn writing(error: impl Into<redb::Error>) -> Self {
+    pub(super) fn writing(error: redb::Error) -> Self {
         Self::Write {
-            source: Arc::new(error.into()),
+            source: Arc::new(error),
         }
     }
 
-    pub(super) fn reading(error: impl Into<redb::Error>) -> Self {
+    pub(super) fn reading(error: redb::Error) -> Self {
         Self::Read {
-            source: Arc::new(error.into()),
+            source: Arc::new(error),
         }
     }
 }

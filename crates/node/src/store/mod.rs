@@ -7,22 +7,25 @@
 //! (times are arguments). Nothing here is on the path of a synchronous invocation.
 
 mod error;
+mod handle;
 mod schema;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use redb::backends::InMemoryBackend;
-use redb::{Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{Builder, ReadTransaction, ReadableDatabase, ReadableTable};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use self::error::StoreError;
+use self::handle::{Handle, Opener};
 use self::writer::{Command, Operation, Writer};
 
 /// Largest value, in bytes: results are bounded by the frame of the sandbox protocol (64 MiB), and
@@ -43,27 +46,21 @@ const CACHE_BYTES: usize = 8 << 20;
 /// Results that one transaction of a sweep removes, so that a large sweep doesn't hold up writes.
 const SWEEP_STEP: u32 = 4096;
 
-/// Opens the database again after an I/O error, from which redb doesn't recover by itself.
-type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
-
-/// `None` once closed, or while it could not be opened again.
-type Shared = Arc<RwLock<Option<Database>>>;
-
 /// The node's store. Share it by `Arc`; [`Store::close`] it before the process ends.
 ///
 /// Writes are cancel safe in this sense: a future dropped before its answer may or may not have
 /// written, but never half.
 pub struct Store {
-    database: Shared,
+    database: Arc<Handle>,
     commands: Option<mpsc::Sender<Command>>,
     waiting_bytes: Arc<Semaphore>,
     writer: Mutex<Option<JoinHandle<()>>>,
-    boot: u64,
 }
 
 impl Store {
     /// Opens the store in the file `path`, which is created with its directories if it is missing.
-    /// Blocks on the disk; after a crash, redb reads the whole file to check it.
+    /// Blocks on the disk; after a crash, redb reads the whole file to check it. One that exists
+    /// needs no room on the disk.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         create_file(path)?;
         let place = path.to_path_buf();
@@ -81,19 +78,19 @@ impl Store {
         // redb checks little before it trusts a file and panics on some damaged ones.
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let database = opener().map_err(|error| StoreError::opening(path, error))?;
-            let state = schema::prepare(&database, path)?;
-            Ok((database, state))
+            let next_sequence = schema::prepare(&database, path)?;
+            Ok((database, next_sequence))
         }));
-        let (database, state) = opened.unwrap_or_else(|_| {
+        let (database, next_sequence) = opened.unwrap_or_else(|_| {
             let reason = "reading it failed".to_string();
             Err(StoreError::Damaged {
                 path: path.to_path_buf(),
                 reason,
             })
         })?;
-        let database: Shared = Arc::new(RwLock::new(Some(database)));
+        let database = Arc::new(Handle::new(database, opener));
         let (commands, queue) = mpsc::channel(WAITING_WRITES_MAX);
-        let writer = Writer::new(Arc::clone(&database), opener, queue, state.next_sequence);
+        let writer = Writer::new(Arc::clone(&database), queue, next_sequence);
         let thread = std::thread::Builder::new()
             .name("store".into())
             .spawn(move || writer.run())
@@ -105,13 +102,7 @@ impl Store {
             commands: Some(commands),
             waiting_bytes: Arc::new(Semaphore::new(WAITING_BYTES_MAX)),
             writer: Mutex::new(Some(thread)),
-            boot: state.boot,
         })
-    }
-
-    /// How often this store has been opened, this time included: 1 for a new one.
-    pub fn boot(&self) -> u64 {
-        self.boot
     }
 
     /// Writes the record of a function. `true` if it replaced one.
@@ -192,13 +183,15 @@ impl Store {
 
     /// All functions with their records, sorted by name.
     pub fn functions(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-        let mut functions = Vec::new();
-        self.visit_functions(|name, record| functions.push((name.to_owned(), record.to_vec())))?;
-        Ok(functions)
+        let mut functions = BTreeMap::new();
+        self.visit_functions(|name, record| {
+            functions.insert(name.to_owned(), record.to_vec());
+        })?;
+        Ok(functions.into_iter().collect())
     }
 
     /// Shows all functions with their records, sorted by name, without holding all of them in
-    /// memory.
+    /// memory. After an I/O error it begins anew, so some may be shown twice.
     pub fn visit_functions(&self, mut visit: impl FnMut(&str, &[u8])) -> Result<(), StoreError> {
         self.read(|snapshot| {
             for entry in snapshot.open_table(schema::FUNCTIONS)?.iter()? {
@@ -291,14 +284,13 @@ impl Store {
 
     fn read<T>(
         &self,
-        read: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
+        mut read: impl FnMut(&ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().ok_or(StoreError::Closed)?;
-        let snapshot = database.begin_read().map_err(redb::Error::from);
-        snapshot
-            .and_then(|snapshot| read(&snapshot))
-            .map_err(StoreError::reading)
+        let database = &self.database;
+        database.with(
+            |database| read(&database.begin_read()?),
+            StoreError::reading,
+        )
     }
 
     fn join(&self) {

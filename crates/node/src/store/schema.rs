@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Database, Durability, ReadableTable, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::StoreError;
 
 /// Format of the tables below. A change of their meaning counts it up.
 const FORMAT: u64 = 1;
 
-/// `format` and `boots`.
+/// `format`.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 /// Name of a function to its record.
@@ -29,15 +29,8 @@ pub(super) const RESULTS: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinit
 /// When which result expires, in the order of time.
 pub(super) const EXPIRIES: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("expiries");
 
-/// What a store says about itself when it is opened.
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) boot: u64,
-    pub(super) next_sequence: u64,
-}
-
-/// Makes missing tables, checks the format, counts the boot.
-pub(super) fn prepare(database: &Database, path: &Path) -> Result<State, StoreError> {
+/// Checks the format; makes the tables of a new store. Returns the next sequence number.
+pub(super) fn prepare(database: &Database, path: &Path) -> Result<u64, StoreError> {
     let failed = |error: redb::Error| match error {
         redb::Error::Corrupted(reason) => StoreError::Damaged {
             path: path.to_path_buf(),
@@ -55,9 +48,15 @@ pub(super) fn prepare(database: &Database, path: &Path) -> Result<State, StoreEr
             source: Arc::new(error),
         },
     };
-    let (state, found) = write_state(database).map_err(failed)?;
+    let found = match read_format(database) {
+        Err(redb::Error::TableDoesNotExist(_)) => {
+            make_tables(database).map_err(failed)?;
+            FORMAT
+        }
+        found => found.map_err(failed)?,
+    };
     match found {
-        FORMAT => Ok(state),
+        FORMAT => next_sequence(database).map_err(failed),
         found => Err(StoreError::Format {
             path: path.to_path_buf(),
             found,
@@ -66,37 +65,25 @@ pub(super) fn prepare(database: &Database, path: &Path) -> Result<State, StoreEr
     }
 }
 
-/// Returns the format as well. A foreign format is left as it was found.
-fn write_state(database: &Database) -> Result<(State, u64), redb::Error> {
+fn read_format(database: &Database) -> Result<u64, redb::Error> {
+    let meta = database.begin_read()?.open_table(META)?;
+    Ok(meta.get("format")?.map_or(FORMAT, |format| format.value()))
+}
+
+fn make_tables(database: &Database) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
-    let state;
-    {
-        let mut meta = transaction.open_table(META)?;
-        let found = meta.get("format")?.map_or(FORMAT, |format| format.value());
-        if found != FORMAT {
-            return Ok((
-                State {
-                    boot: 0,
-                    next_sequence: 0,
-                },
-                found,
-            ));
-        }
-        let boot = meta.get("boots")?.map_or(0, |boots| boots.value()) + 1;
-        meta.insert("format", FORMAT)?;
-        meta.insert("boots", boot)?;
-        transaction.open_table(FUNCTIONS)?;
-        transaction.open_table(CALLS)?;
-        transaction.open_table(RESULTS)?;
-        transaction.open_table(EXPIRIES)?;
-        let bodies = transaction.open_table(BODIES)?;
-        let next_sequence = bodies.last()?.map_or(0, |(last, _)| last.value() + 1);
-        state = State {
-            boot,
-            next_sequence,
-        };
-    }
+    transaction.open_table(META)?.insert("format", FORMAT)?;
+    transaction.open_table(FUNCTIONS)?;
+    transaction.open_table(CALLS)?;
+    transaction.open_table(BODIES)?;
+    transaction.open_table(RESULTS)?;
+    transaction.open_table(EXPIRIES)?;
     transaction.commit()?;
-    Ok((state, FORMAT))
+    Ok(())
+}
+
+fn next_sequence(database: &Database) -> Result<u64, redb::Error> {
+    let bodies = database.begin_read()?.open_table(BODIES)?;
+    Ok(bodies.last()?.map_or(0, |(last, _)| last.value() + 1))
 }

@@ -1,12 +1,13 @@
 //! The thread that writes: one transaction for everything that waits, then the answers.
 
-use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
-use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
+use redb::{Durability, ReadableTable, Table, WriteTransaction};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tracing::{error, info, warn};
+use tracing::error;
 
-use super::{Opener, Shared, StoreError, schema};
+use super::handle::Handle;
+use super::{StoreError, schema};
 
 /// Writes that share one commit at most.
 const GROUP_MAX: usize = 1024;
@@ -73,22 +74,19 @@ pub(super) enum Command {
 
 /// The writer's side of the store.
 pub(super) struct Writer {
-    database: Shared,
-    opener: Opener,
+    database: Arc<Handle>,
     queue: mpsc::Receiver<Command>,
     next_sequence: u64,
 }
 
 impl Writer {
     pub(super) fn new(
-        database: Shared,
-        opener: Opener,
+        database: Arc<Handle>,
         queue: mpsc::Receiver<Command>,
         next_sequence: u64,
     ) -> Self {
         Self {
             database,
-            opener,
             queue,
             next_sequence,
         }
@@ -99,14 +97,14 @@ impl Writer {
         let mut group = Vec::with_capacity(GROUP_MAX);
         while self.queue.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
             if let Some(close) = self.write_group(&mut group) {
-                self.close();
+                self.database.close();
                 // Dropping the queue tells those who still wait in it.
                 drop(self.queue);
                 let _ = close.send(());
                 return;
             }
         }
-        self.close();
+        self.database.close();
     }
 
     /// Commits a group and answers it. A `Close` in it is returned, after what came before it has
@@ -151,52 +149,15 @@ impl Writer {
         if operations.is_empty() {
             return Ok(Vec::new());
         }
-        let is_open = read(&self.database).is_some();
-        if !is_open {
-            self.reopen()?;
-        }
-        let result = {
-            let database = read(&self.database);
-            let database = database.as_ref().ok_or(StoreError::Closed)?;
-            let transaction = database.begin_write().map_err(redb::Error::from);
-            transaction.and_then(|txn| apply(txn, operations, &mut self.next_sequence))
-        };
-        result.map_err(|error| {
-            let error = StoreError::writing(error);
+        let next_sequence = &mut self.next_sequence;
+        let result = self.database.with(
+            |database| apply(database.begin_write()?, operations, next_sequence),
+            StoreError::writing,
+        );
+        result.inspect_err(|error| {
             error!(error = ?error, writes = operations.len(), "a commit failed");
-            if let Err(error) = self.reopen() {
-                error!(error = ?error, "the store could not be opened again; the next write tries");
-            }
-            error
         })
     }
-
-    /// After an I/O error (a full disk, say) redb refuses everything, reads too, until it is closed
-    /// and opened again. Readers are kept out for that long.
-    fn reopen(&self) -> Result<(), StoreError> {
-        let mut database = write(&self.database);
-        // The file's lock is the old one's until it is gone.
-        drop(database.take());
-        *database = Some((self.opener)().map_err(StoreError::writing)?);
-        info!("the store is open again after a failed commit");
-        Ok(())
-    }
-
-    /// Every answered write is on disk already; closing only saves the next start a check.
-    fn close(&self) {
-        let database = write(&self.database).take();
-        if let Some(Err(error)) = database.map(Database::close) {
-            warn!(%error, "the store was not closed cleanly");
-        }
-    }
-}
-
-fn read(database: &Shared) -> RwLockReadGuard<'_, Option<Database>> {
-    database.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write(database: &Shared) -> RwLockWriteGuard<'_, Option<Database>> {
-    database.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// All of the operations or, on an error, none.
