@@ -94,7 +94,7 @@ impl Node {
     pub fn open_store(config: &Config) -> anyhow::Result<Arc<Store>> {
         let path = &config.storage.path;
         std::fs::create_dir_all(path)
-            .with_context(|| format!("creating the storage directory {}", path.display()))?;
+            .with_context(|| format!("creating the directory {} (storage.path)", path.display()))?;
         Ok(Arc::new(Store::open(&path.join("serverledge.redb"))?))
     }
 
@@ -105,7 +105,8 @@ impl Node {
         backend: Arc<dyn Backend>,
     ) -> anyhow::Result<(Arc<Self>, Queue)> {
         let path = &config.storage.path;
-        let code = Arc::new(CodeStore::open(&path.join("code"), config.code.limits())?);
+        let code = CodeStore::open(&path.join("code"), config.code.limits());
+        let code = Arc::new(code.context("opening the code in storage.path")?);
         let launcher = Launcher::new(backend, Arc::clone(&code), config.sandbox.start_timeout);
         let ahead = (config.sandbox.prestart, config.sandbox.prestart_max);
         let pool = Pool::new(scheduler_config(&config), launcher, ahead);
@@ -146,7 +147,7 @@ impl Node {
         mut stop: mpsc::Receiver<()>,
     ) -> anyhow::Result<()> {
         let address = listener.local_addr()?;
-        let address_file = self.publish_address(address)?;
+        self.publish_address(address);
         info!(%address, node = self.identity.key, functions = self.catalog.names().len(), "ready");
         let janitor = tokio::spawn(janitor(Arc::clone(&self)));
         let dispatcher = tokio::spawn(async_calls::run(Arc::clone(&self), queue));
@@ -176,7 +177,7 @@ impl Node {
         }
         janitor.abort();
         self.store.close().await;
-        let _ = std::fs::remove_file(address_file);
+        let _ = std::fs::remove_file(self.address_file());
         info!("stopped");
         Ok(())
     }
@@ -289,14 +290,22 @@ impl Node {
         }
     }
 
-    /// Tells people and scripts where the node listens, which matters with `api.port: 0`.
-    fn publish_address(&self, address: SocketAddr) -> anyhow::Result<PathBuf> {
-        let file = self.config.storage.path.join("api.address");
+    /// Tells people and scripts where the node listens, which matters with `api.port: 0`. Where
+    /// that can't be written (the disk is full, say), the node is of use all the same.
+    fn publish_address(&self, address: SocketAddr) {
+        let file = self.address_file();
         let temporary = file.with_extension("new");
-        std::fs::write(&temporary, format!("{address}\n"))
-            .and_then(|()| std::fs::rename(&temporary, &file))
-            .with_context(|| format!("writing {}", file.display()))?;
-        Ok(file)
+        let written = std::fs::write(&temporary, format!("{address}\n"))
+            .and_then(|()| std::fs::rename(&temporary, &file));
+        if let Err(error) = written {
+            warn!(file = %file.display(), %error, "the node's address could not be written");
+            // It may be that of an earlier run.
+            let _ = std::fs::remove_file(file);
+        }
+    }
+
+    fn address_file(&self) -> PathBuf {
+        self.config.storage.path.join("api.address")
     }
 }
 
@@ -344,7 +353,8 @@ fn node_key(storage: &std::path::Path) -> anyhow::Result<String> {
         .and_then(|mut source| std::io::Read::read_exact(&mut source, &mut random))
         .context("reading /dev/urandom")?;
     let key = format!("node-{}", hex::encode(random));
-    std::fs::write(&file, &key).with_context(|| format!("writing {}", file.display()))?;
+    std::fs::write(&file, &key)
+        .with_context(|| format!("writing {} (in storage.path)", file.display()))?;
     Ok(key)
 }
 

@@ -101,9 +101,13 @@ pub(crate) fn init_logging(format: LogFormat) {
 
 async fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
     let state_dir = config.storage.path.join("sandboxes");
+    let doing = || {
+        let path = state_dir.display();
+        format!("preparing for sandboxes in {path} (in storage.path)")
+    };
     if config.sandbox.isolation == Isolation::Process {
         warn!("sandbox.isolation is 'process': functions run with the rights of this node");
-        return Ok(ProcessBackend::start(state_dir)?);
+        return Ok(ProcessBackend::start(state_dir.clone()).with_context(doing)?);
     }
     let report = serverledge_sandbox::probe::isolation();
     if !report.can_isolate() {
@@ -118,7 +122,7 @@ async fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
             missing.name, missing.detail
         );
     }
-    let reaped = serverledge_sandbox::oci::reap(&state_dir)?;
+    let reaped = serverledge_sandbox::oci::reap(&state_dir).with_context(doing)?;
     if reaped.sandboxes > 0 {
         info!(
             sandboxes = reaped.sandboxes,
@@ -128,9 +132,9 @@ async fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
     let config = OciConfig {
         process_max: config.sandbox.processes_max,
         tmp_mb: config.sandbox.tmp_mb,
-        ..OciConfig::new(state_dir)
+        ..OciConfig::new(&state_dir)
     };
-    Ok(OciBackend::start(config).await?)
+    Ok(OciBackend::start(config).await.with_context(doing)?)
 }
 
 /// The environment, as far as it is text.

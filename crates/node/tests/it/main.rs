@@ -16,6 +16,7 @@ mod code;
 mod code_url;
 mod config;
 mod confined;
+mod disk;
 mod hostile;
 mod lifecycle;
 mod recovery;

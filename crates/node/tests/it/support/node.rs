@@ -82,12 +82,37 @@ impl Builder {
     /// Starts the node and waits until it answers.
     #[track_caller]
     pub(crate) fn start(self) -> Node {
+        // The previous node of this storage may have left its address; wait for the new one's.
+        drop(std::fs::remove_file(self.address_file()));
+        let mut node = self.spawn();
+        node.address = node.wait_for_address(|node| {
+            // Read whole only when its line is: the file may be caught half written.
+            let text = std::fs::read_to_string(node.builder.address_file()).unwrap_or_default();
+            text.strip_suffix('\n').map(str::to_owned)
+        });
+        node
+    }
+
+    /// As [`Builder::start`], where the node has no room to write its address: its log has it, too.
+    #[track_caller]
+    pub(crate) fn start_without_room(self) -> Node {
+        let mut node = self.spawn();
+        node.address = node.wait_for_address(|node| {
+            let text = node.log.text();
+            let (_, address) = text.split_once("ready address=")?;
+            address
+                .split_once(' ')
+                .map(|(address, _)| address.to_owned())
+        });
+        node
+    }
+
+    #[track_caller]
+    fn spawn(self) -> Node {
         assert!(
             machine::is_root(),
             "these tests make real sandboxes: run them as root"
         );
-        // The previous node of this storage may have left its address; wait for the new one's.
-        drop(std::fs::remove_file(self.address_file()));
         let mut command = Command::new(env!("CARGO_BIN_EXE_serverledge"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SERVERLEDGE_")) {
             command.env_remove(name);
@@ -107,14 +132,12 @@ impl Builder {
             .spawn()
             .expect("starting the node");
         let log = Log::of(&mut child);
-        let mut node = Node {
+        Node {
             child,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             log,
             builder: self,
-        };
-        node.address = node.wait_for_address();
-        node
+        }
     }
 
     pub(crate) fn storage_path(&self) -> PathBuf {
@@ -145,23 +168,17 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn wait_for_address(&mut self) -> SocketAddr {
-        let file = self.builder.address_file();
+    #[track_caller]
+    fn wait_for_address(&mut self, look: impl Fn(&Self) -> Option<String>) -> SocketAddr {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // Read whole only when its line is: the file may be caught half written.
-            let text = std::fs::read_to_string(&file).unwrap_or_default();
-            if let Some(line) = text.strip_suffix('\n') {
-                return line.parse().expect("an address in api.address");
+            if let Some(address) = look(self) {
+                return address.parse().expect("the address of the node");
             }
             if let Some(status) = self.child.try_wait().expect("waiting for the node") {
                 panic!("the node ended at its start: {status}");
             }
-            assert!(
-                Instant::now() < deadline,
-                "no address in {} in time",
-                file.display()
-            );
+            assert!(Instant::now() < deadline, "no address in time");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -267,6 +284,12 @@ impl Node {
     #[track_caller]
     pub(crate) fn functions(&self) -> Vec<String> {
         serde_json::from_value(self.get("/function").expect(200).json()).expect("an array of names")
+    }
+
+    /// Waits until the node has written a line with this to its log.
+    #[track_caller]
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        eventually(text, || self.log.text().contains(text).then_some(()));
     }
 
     pub(crate) fn signal(&self, signal: &str) {
@@ -389,14 +412,15 @@ impl Log {
         }
     }
 
+    fn text(&self) -> String {
+        let text = self.text.lock().expect("no panic under the lock");
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
     fn show(&mut self) {
         // The reader ends with the last holder of the pipe; a sandbox left behind may hold it, so
         // it isn't joined.
         self.reader.take();
-        let text = self.text.lock().expect("no panic under the lock");
-        eprintln!(
-            "--- the node's log ---\n{}---",
-            String::from_utf8_lossy(&text)
-        );
+        eprintln!("--- the node's log ---\n{}---", self.text());
     }
 }
