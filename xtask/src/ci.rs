@@ -66,7 +66,7 @@ const STEPS: [Step; 10] = [
     },
     Step {
         name: "tests",
-        run: || cargo(&["test", "--locked", "--workspace"], &[]),
+        run: tests,
         advice: "`cargo test -p PACKAGE --test it NAME -- --nocapture` runs one alone",
         scopes: EVERYTHING,
     },
@@ -125,6 +125,13 @@ fn summary(done: &[(&str, Duration)], last: &str) {
 fn clippy() -> anyhow::Result<()> {
     let what = ["clippy", "--locked", "--workspace", "--all-targets"];
     cargo(&[&what[..], &["--", "-D", "warnings"]].concat(), &[])
+}
+
+/// With a Docker engine at hand, which the tests of that backend need.
+fn tests() -> anyhow::Result<()> {
+    let docker = setup::docker()?;
+    let (name, socket) = docker.variable();
+    cargo(&["test", "--locked", "--workspace"], &[(name, &socket)])
 }
 
 fn documentation() -> anyhow::Result<()> {

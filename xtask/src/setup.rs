@@ -1,17 +1,21 @@
 //! Installs what the tests need and the machine lacks. Nothing is touched when nothing is missing.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use tempfile::TempDir;
 
 /// A file that tests use, and Debian's package that has it. Sandboxes see the host's `/usr` only,
 /// so an interpreter elsewhere on the machine doesn't count. `libc.a` links the executor.
-const NEEDED: [(&[&str], &str); 5] = [
+const NEEDED: [(&[&str], &str); 6] = [
     (&["/usr/bin/python3"], "python3"),
     (&["/usr/bin/node"], "nodejs"),
     (&["/usr/bin/cc"], "gcc"),
     (&["/usr/bin/git"], "git"),
+    (&["/usr/sbin/dockerd", "/usr/bin/dockerd"], "docker.io"),
     (
         &[
             "/usr/lib/x86_64-linux-gnu/libc.a",
@@ -26,7 +30,7 @@ const NEEDED: [(&[&str], &str); 5] = [
 /// The release that CI was written against; another one may judge otherwise.
 const DENY_VERSION: &str = "0.20.2";
 
-/// Interpreters and the C linker, with `apt-get`.
+/// Interpreters, the C linker and Docker, with `apt-get`.
 pub(crate) fn packages() -> anyhow::Result<()> {
     let missing: Vec<&str> = NEEDED
         .iter()
@@ -99,6 +103,97 @@ pub(crate) fn cargo_deny() -> anyhow::Result<()> {
         bail!("`cargo install cargo-deny --version {DENY_VERSION}` failed ({status})");
     }
     Ok(())
+}
+
+/// Where tests look for a Docker engine; without it, at Docker's usual place.
+const DOCKER_VARIABLE: &str = "SERVERLEDGE_TEST_DOCKER";
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+/// How long an engine may take to start and to stop.
+const DOCKER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A Docker engine for the tests. One that was started here is stopped when this is dropped.
+pub(crate) struct Docker {
+    socket: PathBuf,
+    own: Option<(Child, TempDir)>,
+}
+
+/// The engine that answers, or one of our own, with all that is its own in a temporary directory.
+/// No default network: that would be the machine's.
+pub(crate) fn docker() -> anyhow::Result<Docker> {
+    let socket = std::env::var_os(DOCKER_VARIABLE);
+    let socket = socket.map_or_else(|| DOCKER_SOCKET.into(), PathBuf::from);
+    if is_docker(&socket) {
+        println!("a Docker engine answers at {}", socket.display());
+        return Ok(Docker { socket, own: None });
+    }
+    let dir = tempfile::Builder::new().prefix("dockerd-").tempdir()?;
+    let path = |name: &str| dir.path().join(name);
+    let (socket, log) = (path("docker.sock"), path("log"));
+    println!("starting a Docker engine in {}", dir.path().display());
+    let mut host = std::ffi::OsString::from("unix://");
+    host.push(&socket);
+    let mut child = Command::new("dockerd")
+        .args(["--bridge", "none", "--host"])
+        .arg(host)
+        .arg("--data-root")
+        .arg(path("data"))
+        .arg("--exec-root")
+        .arg(path("exec"))
+        .arg("--pidfile")
+        .arg(path("pid"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(&log)?)
+        .spawn()
+        .context("starting dockerd")?;
+    let began = Instant::now();
+    while !is_docker(&socket) {
+        let ended = child.try_wait()?;
+        if ended.is_some() || began.elapsed() > DOCKER_PATIENCE {
+            let _ = child.kill();
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            let from = said.lines().count().saturating_sub(10);
+            let said: Vec<&str> = said.lines().skip(from).collect();
+            bail!(
+                "dockerd does not answer; its last words:\n{}",
+                said.join("\n")
+            );
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let own = Some((child, dir));
+    Ok(Docker { socket, own })
+}
+
+fn is_docker(socket: &Path) -> bool {
+    let host = format!("unix://{}", socket.display());
+    socket.exists() && answers("docker", &["-H", &host, "version"])
+}
+
+impl Docker {
+    /// What tells the tests of it.
+    pub(crate) fn variable(&self) -> (&'static str, String) {
+        (DOCKER_VARIABLE, self.socket.display().to_string())
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        let Some((child, _dir)) = &mut self.own else {
+            return;
+        };
+        // Politely: killed, it would leave its containerd and its mounts.
+        let _ = Command::new("kill").arg(child.id().to_string()).status();
+        let began = Instant::now();
+        while matches!(child.try_wait(), Ok(None)) {
+            if began.elapsed() > DOCKER_PATIENCE {
+                println!("dockerd does not stop and is killed");
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
 }
 
 fn answers(program: &str, arguments: &[&str]) -> bool {

@@ -37,7 +37,11 @@ impl Launcher {
     pub(crate) fn kind(function: &Function) -> Option<Kind> {
         let shim = shim(function.language)?;
         let interpreter = function.interpreter.clone();
-        Some(Kind { interpreter, shim })
+        Some(Kind {
+            interpreter,
+            shim,
+            image: None,
+        })
     }
 
     /// Starts a sandbox without a function; `None` if that can't be had.
@@ -78,7 +82,8 @@ impl Launcher {
             id: id.0,
             function: record.name.clone(),
             interpreter: function.interpreter.clone(),
-            shim,
+            shim: Some(shim),
+            image: None,
             code_dir: self.code_dir(record.code.clone()).await?,
             handler: record.handler.clone(),
             memory_mb: record.memory_mb,

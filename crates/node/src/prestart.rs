@@ -159,6 +159,7 @@ mod tests {
         Kind {
             interpreter: "/usr/bin/python3".into(),
             shim: Shim::Python,
+            image: None,
         }
     }
 

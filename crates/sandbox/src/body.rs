@@ -1,4 +1,4 @@
-//! The processes of a sandbox, and seeing them off: what `oci` and `process` have in common.
+//! The processes of a sandbox, and seeing them off: what `oci`, `process` and `docker` share.
 //!
 //! A sandbox has three parts with lives of their own: the [`Body`], which can be killed at any
 //! time; a watcher task, which waits for its end, finds out the cause and clears up; and the
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::process::{Pid, Signal, kill_process_group, pidfd_send_signal};
 use tokio::io::{Interest, unix::AsyncFd};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::cgroup::Cgroup;
@@ -30,10 +30,7 @@ pub(crate) fn watch_fd(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Ow
 
 /// The processes of a sandbox, as something to be killed.
 pub(crate) struct Body {
-    /// Of the main process: the one whose end is the end of the sandbox.
-    pidfd: AsyncFd<OwnedFd>,
-    /// Where there is no pid namespace: the process group to kill, as far as that reaches.
-    group: Option<Pid>,
+    hold: Hold,
     /// Set once it is made, which takes longer than making the processes.
     cgroup: OnceLock<Cgroup>,
     /// Its memory limit, MiB: told when it has run into it.
@@ -42,26 +39,63 @@ pub(crate) struct Body {
     killed: AtomicBool,
 }
 
+/// What a body is held by.
+enum Hold {
+    Process {
+        /// Of the main process: the one whose end is the end of the sandbox.
+        pidfd: AsyncFd<OwnedFd>,
+        /// Where there is no pid namespace: the process group to kill, as far as that reaches.
+        group: Option<Pid>,
+    },
+    /// Its processes are another program's; the task that keeps it is told to have them killed.
+    Keeper(Notify),
+}
+
 impl Body {
     pub(crate) fn new(pidfd: OwnedFd, group: Option<Pid>) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Body {
-            pidfd: watch_fd(pidfd, Interest::READABLE)?,
-            group,
+        let pidfd = watch_fd(pidfd, Interest::READABLE)?;
+        Ok(Self::held_by(Hold::Process { pidfd, group }))
+    }
+
+    /// One that a task keeps, which must await [`Body::killed`] and see to the rest. It is dead
+    /// when the task says so.
+    pub(crate) fn kept() -> Arc<Self> {
+        Self::held_by(Hold::Keeper(Notify::new()))
+    }
+
+    fn held_by(hold: Hold) -> Arc<Self> {
+        Arc::new(Body {
+            hold,
             cgroup: OnceLock::new(),
             memory_mb: AtomicU64::new(0),
             killed: AtomicBool::new(false),
-        }))
+        })
     }
 
     /// Kills it, if it isn't dead yet. Doesn't wait.
     pub(crate) fn kill(&self) {
         self.killed.store(true, Ordering::SeqCst);
-        // Failures mean that it is dead already.
-        let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
+        match &self.hold {
+            // Failures mean that it is dead already.
+            Hold::Process { pidfd, .. } => {
+                let _ = pidfd_send_signal(pidfd.get_ref(), Signal::KILL);
+            }
+            Hold::Keeper(told) => told.notify_one(),
+        }
         self.kill_group();
         if let Some(cgroup) = self.cgroup.get() {
             // Version 1 doesn't let a frozen process die.
             let _ = cgroup.freeze(false);
+        }
+    }
+
+    /// Waits until the node wants a kept body to end. For its keeper alone.
+    pub(crate) async fn killed(&self) {
+        let Hold::Keeper(told) = &self.hold else {
+            return std::future::pending().await;
+        };
+        while !self.killed.load(Ordering::SeqCst) {
+            told.notified().await;
         }
     }
 
@@ -76,25 +110,34 @@ impl Body {
         self.memory_mb.store(memory_mb, Ordering::Relaxed);
     }
 
+    pub(crate) fn memory_mb(&self) -> u64 {
+        self.memory_mb.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.get()
     }
 
     fn kill_group(&self) {
-        if let Some(group) = self.group {
-            let _ = kill_process_group(group, Signal::KILL);
+        if let Hold::Process {
+            group: Some(group), ..
+        } = &self.hold
+        {
+            let _ = kill_process_group(*group, Signal::KILL);
         }
     }
 
     /// Waits until the main process is dead. For pid 1 of a namespace: until all in it are.
     async fn wait(&self) {
-        // An error means that the runtime is shutting down.
-        let _ = self.pidfd.readable().await;
+        if let Hold::Process { pidfd, .. } = &self.hold {
+            // An error means that the runtime is shutting down.
+            let _ = pidfd.readable().await;
+        }
     }
 
     /// The cause of the end, from how the main process ended and what the cgroup has counted.
     fn cause(&self, exit: Option<Exit>, output: String) -> ExitCause {
-        let memory_mb = self.memory_mb.load(Ordering::Relaxed);
+        let memory_mb = self.memory_mb();
         let counted = |count: fn(&Cgroup) -> bool| self.cgroup.get().is_some_and(count);
         let exit = match exit {
             None if self.killed.load(Ordering::SeqCst) => Exit::Destroyed,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// As in the original: short enough that a throttled function doesn't stall for long.
-const CPU_PERIOD_US: f64 = 50_000.0;
+pub(crate) const CPU_PERIOD_US: f64 = 50_000.0;
 /// How long removing a group is tried. The kernel keeps one busy until its last process is reaped.
 const REMOVE_FOR: Duration = Duration::from_secs(5);
 

@@ -21,6 +21,14 @@ pub enum CreateError {
     /// This machine refused a step of the isolation; says which step and how.
     #[error("the sandbox could not be isolated: {0}")]
     Isolation(String),
+    /// The image that the sandbox was to be made from can't serve.
+    #[error("the image {image} {problem}")]
+    Image {
+        /// Its name.
+        image: String,
+        /// What is wrong and what to do, as the rest of a sentence.
+        problem: String,
+    },
     /// Something else on this machine failed.
     #[error("{doing}")]
     Io {
@@ -32,6 +40,12 @@ pub enum CreateError {
 }
 
 impl CreateError {
+    /// Without an interpreter there must be an image, and a backend that takes it.
+    pub(crate) fn needs_image() -> Self {
+        let what = "its program is in an image, and this backend takes none";
+        CreateError::Isolation(what.to_owned())
+    }
+
     pub(crate) fn io(doing: impl Into<String>, source: io::Error) -> Self {
         CreateError::Io {
             doing: doing.into(),

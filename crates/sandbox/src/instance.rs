@@ -1,4 +1,4 @@
-//! Loading a function into a sandbox, and calling it: what `oci` and `process` have in common.
+//! Loading a function into a sandbox, and calling it: what all backends with shims share.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use crate::{BoxFuture, CallError, CreateError, ExitCause, Sandbox, lock};
 
 /// How long after a lost connection the end of the process is waited for. The kernel closes the
 /// connections of a dying process before its parent hears of it.
-const END_AFTER_CLOSE: Duration = Duration::from_secs(1);
+pub(crate) const END_AFTER_CLOSE: Duration = Duration::from_secs(1);
 
 /// Loads the function into a sandbox whose shim is starting, and makes it ready for calls.
 ///
@@ -121,7 +121,7 @@ impl Greeted {
 }
 
 /// A part of a start, ended by its time limit and by the end of the sandbox.
-async fn guarded<T>(
+pub(crate) async fn guarded<T>(
     limit: Limit,
     end: &EndReceiver,
     part: impl Future<Output = Result<T, Failed>>,
@@ -146,7 +146,7 @@ async fn guarded<T>(
     }
 }
 
-enum Failed {
+pub(crate) enum Failed {
     Wire(WireError),
     Create(CreateError),
 }

@@ -1,8 +1,9 @@
 //! Sandboxes: the isolated places in which functions run.
 //!
-//! A [`Backend`] makes sandboxes, a [`Sandbox`] runs calls of one function. Three backends exist:
-//! [`oci`] (built in: namespaces, cgroups, seccomp on the host's own interpreters), [`process`]
-//! (the same shims and wire, no isolation at all) and [`fake`] (in-process, for tests of the node).
+//! A [`Backend`] makes sandboxes, a [`Sandbox`] runs calls of one function. Four backends exist:
+//! [`oci`] (built in: namespaces, cgroups, seccomp on the host's own interpreters), [`docker`]
+//! (containers of a Docker engine, from images), [`process`] (the same shims and wire, no isolation
+//! at all) and [`fake`] (in-process, for tests of the node).
 //!
 //! Left out on purpose: which sandbox runs a call and when one is started or destroyed. That is
 //! `serverledge-core`'s business.
@@ -11,6 +12,7 @@
 
 mod body;
 mod cgroup;
+pub mod docker;
 mod error;
 mod executor;
 pub mod fake;
@@ -39,6 +41,11 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Backend: Send + Sync + 'static {
     /// The name used in configuration and logs, such as `oci`.
     fn name(&self) -> &'static str;
+
+    /// Whether sandboxes are made from [`SandboxSpec::image`].
+    fn takes_images(&self) -> bool {
+        false
+    }
 
     /// Makes a sandbox and loads the function into it. The sandbox is ready for calls when this
     /// returns. On an error, and when the future is dropped early, whatever was started is removed.

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// outside holds the pipe open.
 const REST: Duration = Duration::from_millis(200);
 
-/// Reads a pipe to its end in the background.
+/// Reads to the end in the background.
 pub(crate) struct LogTail {
     tail: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,
@@ -29,10 +29,13 @@ pub(crate) struct LogTail {
 
 impl LogTail {
     pub(crate) fn start(pipe: OwnedFd) -> io::Result<Self> {
-        let pipe = pipe::Receiver::from_owned_fd(pipe)?;
+        Ok(LogTail::of(pipe::Receiver::from_owned_fd(pipe)?))
+    }
+
+    pub(crate) fn of(source: impl AsyncRead + Unpin + Send + 'static) -> Self {
         let tail = Arc::new(Mutex::new(Vec::new()));
-        let reader = tokio::spawn(read(pipe, tail.clone()));
-        Ok(LogTail { tail, reader })
+        let reader = tokio::spawn(read(source, tail.clone()));
+        LogTail { tail, reader }
     }
 
     /// What was kept, once the writers are gone.
@@ -44,12 +47,12 @@ impl LogTail {
     }
 }
 
-async fn read(mut pipe: pipe::Receiver, tail: Arc<Mutex<Vec<u8>>>) {
+async fn read(mut source: impl AsyncRead + Unpin, tail: Arc<Mutex<Vec<u8>>>) {
     let mut buffer = Vec::with_capacity(4096);
     let mut read = 0;
     loop {
         buffer.clear();
-        match pipe.read_buf(&mut buffer).await {
+        match source.read_buf(&mut buffer).await {
             Ok(0) | Err(_) => return,
             Ok(count) => read += count,
         }

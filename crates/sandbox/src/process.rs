@@ -59,14 +59,15 @@ impl ProcessBackend {
 
     async fn make(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
         let making = |source| CreateError::io("making the function's process", source);
+        let shim = spec.shim.ok_or_else(CreateError::needs_image)?;
         let dir = self.state_dir.join("sandboxes").join(spec.id.to_string());
         let dir = RunDir::create(dir).map_err(making)?;
         let socket = dir.path().join("node.sock");
         let listener = Listener::bind(&socket).map_err(making)?;
         let (log, writer) = io::pipe().map_err(making)?;
 
-        let shim = self.state_dir.join(spec.shim.file_name());
-        let argv = command(&spec.interpreter, spec.shim, &shim);
+        let shim_file = self.state_dir.join(shim.file_name());
+        let argv = command(&spec.interpreter, shim, &shim_file);
         let child = Command::new(argv[0])
             .args(&argv[1..])
             .env_clear()

@@ -10,6 +10,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, sock_filter,
 };
+use serde_json::{Value, json};
 
 /// All `CLONE_NEW*` flags that `clone` takes.
 const CLONE_NEW_ANY: u64 = (libc::CLONE_NEWNS
@@ -19,6 +20,14 @@ const CLONE_NEW_ANY: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u32 as u64;
+
+/// Kinds of sockets.
+const FAMILIES: [i32; 4] = [
+    libc::AF_UNIX,
+    libc::AF_INET,
+    libc::AF_INET6,
+    libc::AF_NETLINK,
+];
 
 /// The program as the kernel's `struct sock_filter` array, in bytes.
 pub(crate) fn program() -> Result<Vec<u8>, String> {
@@ -59,7 +68,7 @@ fn clone3_missing() -> [sock_filter; 3] {
 
 fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for call in COMMON.iter().chain(LEGACY) {
+    for (_, call) in COMMON.iter().chain(LEGACY) {
         rules.insert(*call, Vec::new());
     }
     let arg = |index, op, value| {
@@ -68,14 +77,8 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
     };
     let no_namespaces = SeccompCmpOp::MaskedEq(CLONE_NEW_ANY);
     rules.insert(libc::SYS_clone, vec![arg(0, no_namespaces, 0)?]);
-    let families = [
-        libc::AF_UNIX,
-        libc::AF_INET,
-        libc::AF_INET6,
-        libc::AF_NETLINK,
-    ];
     for call in [libc::SYS_socket, libc::SYS_socketpair] {
-        let allowed = families.map(|family| arg(0, SeccompCmpOp::Eq, family as u64));
+        let allowed = FAMILIES.map(|family| arg(0, SeccompCmpOp::Eq, family as u64));
         rules.insert(call, allowed.into_iter().collect::<Result<_, _>>()?);
     }
     // Asking for the execution domain is fine, and so is Linux; others have seen little testing.
@@ -93,12 +96,40 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
     Ok(rules)
 }
 
+/// The same as a profile for a container engine, in Docker's JSON. Only `ioctl` has no conditions:
+/// they are for terminals, and containers are made without one.
+pub(crate) fn profile() -> String {
+    let allow = |names: &[&str], args: Value| json!({"names": names, "action": "SCMP_ACT_ALLOW", "args": args});
+    let equal =
+        |value: u64| json!([{"index": 0, "value": value, "op": "SCMP_CMP_EQ", "valueTwo": 0}]);
+    let mut plain: Vec<&str> = COMMON
+        .iter()
+        .chain(LEGACY)
+        .map(|(name, _)| name.trim_start_matches("SYS_"))
+        .collect();
+    plain.push("ioctl");
+    let no_namespaces = json!([{
+        "index": 0, "value": CLONE_NEW_ANY, "op": "SCMP_CMP_MASKED_EQ", "valueTwo": 0,
+    }]);
+    let mut calls = vec![allow(&plain, json!([])), allow(&["clone"], no_namespaces)];
+    for family in FAMILIES {
+        calls.push(allow(&["socket", "socketpair"], equal(family as u64)));
+    }
+    for domain in [0, 0xffff_ffff] {
+        calls.push(allow(&["personality"], equal(domain)));
+    }
+    calls.push(json!({
+        "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSYS,
+    }));
+    json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": calls}).to_string()
+}
+
 macro_rules! calls {
-    ($($name:ident)*) => { &[$(libc::$name),*] };
+    ($($name:ident)*) => { &[$((stringify!($name), libc::$name)),*] };
 }
 
 #[rustfmt::skip]
-const COMMON: &[i64] = calls![
+const COMMON: &[(&str, i64)] = calls![
     // files
     SYS_openat SYS_openat2 SYS_close SYS_close_range SYS_read SYS_readv SYS_pread64 SYS_preadv
     SYS_preadv2 SYS_write SYS_writev SYS_pwrite64 SYS_pwritev SYS_pwritev2 SYS_lseek SYS_fstat
@@ -155,7 +186,7 @@ const COMMON: &[i64] = calls![
 /// Calls that newer architectures have dropped.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
-const LEGACY: &[i64] = calls![
+const LEGACY: &[(&str, i64)] = calls![
     SYS_open SYS_creat SYS_stat SYS_lstat SYS_access SYS_readlink SYS_getdents SYS_mkdir SYS_mknod
     SYS_rmdir SYS_unlink SYS_symlink SYS_link SYS_rename SYS_renameat SYS_chmod SYS_chown
     SYS_lchown SYS_utime SYS_utimes SYS_futimesat SYS_dup2 SYS_pipe SYS_poll SYS_select
@@ -164,7 +195,7 @@ const LEGACY: &[i64] = calls![
 ];
 
 #[cfg(not(target_arch = "x86_64"))]
-const LEGACY: &[i64] = &[];
+const LEGACY: &[(&str, i64)] = &[];
 
 #[cfg(test)]
 mod tests {

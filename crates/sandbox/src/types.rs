@@ -12,6 +12,8 @@ pub struct Kind {
     pub interpreter: PathBuf,
     /// See [`SandboxSpec::shim`].
     pub shim: Shim,
+    /// See [`SandboxSpec::image`].
+    pub image: Option<String>,
 }
 
 /// What sandbox to make.
@@ -22,10 +24,15 @@ pub struct SandboxSpec {
     /// The function's name, for its context and for logs.
     pub function: String,
     /// The interpreter on the host, such as `/usr/bin/python3`. The `oci` backend needs it under
-    /// `/usr`, as nothing else of the host is visible in a sandbox.
+    /// `/usr`, as nothing else of the host is visible in a sandbox. In an image, a name that its
+    /// `PATH` has is enough.
     pub interpreter: PathBuf,
-    /// Which language the interpreter speaks.
-    pub shim: Shim,
+    /// Which language the interpreter speaks. `None`: the image's own command serves the
+    /// original's protocol on port 8080, and there is no interpreter.
+    pub shim: Option<Shim>,
+    /// The image to make the sandbox from; only backends with [`crate::Backend::takes_images`]
+    /// look at it, and they need one.
+    pub image: Option<String>,
     /// Directory with the function's code, readable by everyone; seen as `/app` by the function.
     pub code_dir: PathBuf,
     /// The handler as registered, such as `hello.handler`.
@@ -41,12 +48,13 @@ pub struct SandboxSpec {
 }
 
 impl SandboxSpec {
-    /// What a prestarted sandbox must be to serve.
-    pub fn kind(&self) -> Kind {
-        Kind {
+    /// What a prestarted sandbox must be to serve; `None` if it can't be made ahead.
+    pub fn kind(&self) -> Option<Kind> {
+        Some(Kind {
             interpreter: self.interpreter.clone(),
-            shim: self.shim,
-        }
+            shim: self.shim?,
+            image: self.image.clone(),
+        })
     }
 }
 

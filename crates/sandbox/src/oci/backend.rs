@@ -156,7 +156,7 @@ impl OciBackend {
         let limit = Limit::of(spec.timeout_start);
         let birth = Birth {
             id: spec.id,
-            kind: spec.kind(),
+            kind: spec.kind().ok_or_else(CreateError::needs_image)?,
             code_dir: Some(spec.code_dir.clone()),
             limits: self.limits(&spec),
         };

@@ -128,7 +128,7 @@ def handler(p, c):
         spec.slots = 2;
         let made = machine
             .backend
-            .prestart(spec.kind(), spec.id, spec.timeout_start)
+            .prestart(spec.kind().unwrap(), spec.id, spec.timeout_start)
             .await
             .unwrap()
             .expect("this machine has the cgroups for it");
@@ -150,7 +150,7 @@ async fn a_sandbox_made_ahead_keeps_its_functions_memory_limit() {
     let spec = machine.spec(Shim::Python, bomb);
     let made = machine
         .backend
-        .prestart(spec.kind(), spec.id, spec.timeout_start)
+        .prestart(spec.kind().unwrap(), spec.id, spec.timeout_start)
         .await
         .unwrap()
         .unwrap();
@@ -168,7 +168,7 @@ async fn a_sandbox_made_ahead_keeps_its_functions_memory_limit() {
     let spec = machine.spec(Shim::Python, "");
     let made = machine
         .backend
-        .prestart(spec.kind(), spec.id, spec.timeout_start)
+        .prestart(spec.kind().unwrap(), spec.id, spec.timeout_start)
         .await
         .unwrap();
     drop(made);

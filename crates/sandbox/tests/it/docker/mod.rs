@@ -1,0 +1,6 @@
+//! Containers of a real engine.
+
+mod ends;
+mod engine;
+mod hello;
+mod own;
