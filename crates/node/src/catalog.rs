@@ -56,6 +56,8 @@ pub struct Function {
     pub language: Language,
     /// Interpreter that runs the shim.
     pub interpreter: PathBuf,
+    /// Image of its sandboxes, where they are made from images.
+    pub image: Option<String>,
     /// Time limit of one call.
     pub timeout: Duration,
 }

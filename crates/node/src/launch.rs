@@ -40,7 +40,7 @@ impl Launcher {
         Some(Kind {
             interpreter,
             shim,
-            image: None,
+            image: function.image.clone(),
         })
     }
 
@@ -72,18 +72,19 @@ impl Launcher {
         ahead: Option<Box<dyn Prestarted>>,
     ) -> Result<Arc<dyn Sandbox>, CreateError> {
         let record = &function.record;
-        let Some(shim) = shim(function.language) else {
+        let shim = shim(function.language);
+        if shim.is_none() && function.image.is_none() {
             return Err(CreateError::Isolation(format!(
                 "no backend of this node runs {:?} functions",
                 function.language
             )));
-        };
+        }
         let spec = SandboxSpec {
             id: id.0,
             function: record.name.clone(),
             interpreter: function.interpreter.clone(),
-            shim: Some(shim),
-            image: None,
+            shim,
+            image: function.image.clone(),
             code_dir: self.code_dir(record.code.clone()).await?,
             handler: record.handler.clone(),
             memory_mb: record.memory_mb,

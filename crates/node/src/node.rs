@@ -2,7 +2,7 @@
 //! stops them in order. Parts get what they need through their constructors; there are no globals.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use hyper::header::HeaderValue;
 use serverledge_api::InvokeReply;
-use serverledge_core::{FunctionId, Runtime, SchedulerConfig};
+use serverledge_core::{FunctionId, Language, Runtime, SchedulerConfig};
 use serverledge_sandbox::Backend;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -48,6 +48,8 @@ pub struct Node {
     pub(crate) name_locks: Vec<tokio::sync::Mutex<()>>,
     /// Memory for the bodies of requests.
     pub(crate) room: Room,
+    /// Whether sandboxes are made from images.
+    pub(crate) takes_images: bool,
     last_request: AtomicU64,
     stopping: CancellationToken,
 }
@@ -107,6 +109,7 @@ impl Node {
         let path = &config.storage.path;
         let code = CodeStore::open(&path.join("code"), config.code.limits());
         let code = Arc::new(code.context("opening the code in storage.path")?);
+        let takes_images = backend.takes_images();
         let launcher = Launcher::new(backend, Arc::clone(&code), config.sandbox.start_timeout);
         let ahead = (config.sandbox.prestart, config.sandbox.prestart_max);
         let pool = Pool::new(scheduler_config(&config), launcher, ahead);
@@ -130,6 +133,7 @@ impl Node {
             name_locks: std::iter::repeat_with(Default::default)
                 .take(NAME_LOCKS)
                 .collect(),
+            takes_images,
             last_request: AtomicU64::new(0),
             stopping: CancellationToken::new(),
             config,
@@ -223,9 +227,18 @@ impl Node {
     pub(crate) fn function(&self, record: FunctionRecord) -> Option<Function> {
         let runtime = self.runtime(&record.runtime)?;
         let configured = self.config.runtimes.get(&record.runtime.to_lowercase());
+        let image = self
+            .takes_images
+            .then(|| self.image(&record, runtime.language));
+        let usual = Path::new(runtime.language.interpreter());
+        // Where an image has it is found by its PATH.
+        let usual = usual
+            .file_name()
+            .filter(|_| self.takes_images)
+            .map_or(usual, Path::new);
         let interpreter = configured
             .and_then(|runtime| runtime.path.clone())
-            .unwrap_or_else(|| PathBuf::from(runtime.language.interpreter()));
+            .unwrap_or_else(|| usual.to_owned());
         let limit = &self.config.function;
         let timeout = record
             .timeout_seconds
@@ -239,9 +252,21 @@ impl Node {
             },
             language: runtime.language,
             interpreter,
+            image,
             timeout: timeout.min(limit.timeout_max),
             record,
         })
+    }
+
+    /// The image for a function's sandboxes.
+    fn image(&self, record: &FunctionRecord, language: Language) -> String {
+        if language == Language::Custom {
+            return record.custom_image.clone();
+        }
+        let configured = self.config.runtimes.get(&record.runtime.to_lowercase());
+        configured
+            .and_then(|runtime| runtime.image.clone())
+            .unwrap_or_else(|| format!("{ORIGINAL_IMAGES}{}", record.runtime))
     }
 
     /// The runtime called `name`, from the table or the configuration.
@@ -310,6 +335,9 @@ impl Node {
 }
 
 const NAME_LOCKS: usize = 64;
+
+/// What the original's images are called, before the runtime's name.
+const ORIGINAL_IMAGES: &str = "grussorusso/serverledge-";
 
 /// What a sandbox without a function counts for, MiB: an interpreter, and not a small one.
 const SPARE_MB: u64 = 32;

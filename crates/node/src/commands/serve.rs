@@ -1,18 +1,16 @@
 //! `serverledge [CONFIG]`: runs a node until it is told to stop.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
-use serverledge::config::{Config, Isolation, LogFormat};
+use anyhow::Context as _;
+use serverledge::config::{Config, LogFormat};
 use serverledge::node::Node;
-use serverledge_sandbox::Backend;
-use serverledge_sandbox::oci::{OciBackend, OciConfig};
-use serverledge_sandbox::process::ProcessBackend;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
+
+use super::backend;
 
 /// Loads the configuration and runs a node in the foreground.
 pub(crate) fn run(explicit: Option<&Path>) -> anyhow::Result<()> {
@@ -36,7 +34,7 @@ pub(crate) async fn serve(
     stop: mpsc::Receiver<()>,
 ) -> anyhow::Result<()> {
     let store = Node::open_store(&config)?;
-    let backend = backend(&config).await?;
+    let backend = backend::start(&config).await?;
     let (node, queue) = Node::build(config, store, backend)?;
     node.run(listener, queue, stop).await
 }
@@ -97,44 +95,6 @@ pub(crate) fn init_logging(format: LogFormat) {
         LogFormat::Text => builder.with_target(false).with_ansi(colour).init(),
         LogFormat::Json => builder.json().init(),
     }
-}
-
-async fn backend(config: &Config) -> anyhow::Result<Arc<dyn Backend>> {
-    let state_dir = config.storage.path.join("sandboxes");
-    let doing = || {
-        let path = state_dir.display();
-        format!("preparing for sandboxes in {path} (in storage.path)")
-    };
-    if config.sandbox.isolation == Isolation::Process {
-        warn!("sandbox.isolation is 'process': functions run with the rights of this node");
-        return Ok(ProcessBackend::start(state_dir.clone()).with_context(doing)?);
-    }
-    let report = serverledge_sandbox::probe::isolation();
-    if !report.can_isolate() {
-        bail!(
-            "this machine cannot isolate functions, and running them without isolation must be \
-             asked for (sandbox.isolation: process)\n{report}"
-        );
-    }
-    for missing in report.missing() {
-        warn!(
-            "isolation is not complete: no {}: {}",
-            missing.name, missing.detail
-        );
-    }
-    let reaped = serverledge_sandbox::oci::reap(&state_dir).with_context(doing)?;
-    if reaped.sandboxes > 0 {
-        info!(
-            sandboxes = reaped.sandboxes,
-            "removed what an earlier run left behind"
-        );
-    }
-    let config = OciConfig {
-        process_max: config.sandbox.processes_max,
-        tmp_mb: config.sandbox.tmp_mb,
-        ..OciConfig::new(&state_dir)
-    };
-    Ok(OciBackend::start(config).await.with_context(doing)?)
 }
 
 /// The environment, as far as it is text.

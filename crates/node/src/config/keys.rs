@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serverledge_core::Language;
+use serverledge_sandbox::docker::check_image;
 
-use super::sections::{Config, Isolation, LogFormat};
+use super::sections::{Config, Isolation, LogFormat, RuntimeConfig, SandboxBackend};
 use super::value::Scalar;
 use crate::fetch::Network;
 
@@ -81,6 +82,7 @@ pub(super) enum Set {
     Networks(fn(&mut Config, Vec<Network>)),
     RuntimePath,
     RuntimeLanguage,
+    RuntimeImage,
 }
 
 const LANGUAGES: &[&str] = &["python", "nodejs"];
@@ -139,17 +141,16 @@ impl Set {
                     .as_text()
                     .map(PathBuf::from)
                     .filter(|path| path.is_absolute());
-                path.map(|path| {
-                    config.runtimes.entry(name.to_string()).or_default().path = Some(path);
-                })
+                path.map(|path| runtime(config, name).path = Some(path))
             }
-            Self::RuntimeLanguage => value.as_text().and_then(|text| language(&text)).map(|it| {
-                config
-                    .runtimes
-                    .entry(name.to_string())
-                    .or_default()
-                    .language = Some(it);
-            }),
+            Self::RuntimeLanguage => {
+                let language = value.as_text().and_then(|text| language(&text));
+                language.map(|language| runtime(config, name).language = Some(language))
+            }
+            Self::RuntimeImage => {
+                let image = value.as_text().filter(|it| check_image(it).is_none());
+                image.map(|image| runtime(config, name).image = Some(image))
+            }
         };
         set.ok_or_else(|| self.kind())
     }
@@ -177,9 +178,14 @@ impl Set {
             Self::Networks(_) => "addresses or networks like 10.0.0.0/8, with commas".into(),
             Self::RuntimePath => "an absolute path".into(),
             Self::Choice(choices, _) => format!("one of {}", choices.join(", ")),
+            Self::RuntimeImage => "the name of an image".into(),
             Self::RuntimeLanguage => format!("one of {}", LANGUAGES.join(", ")),
         }
     }
+}
+
+fn runtime<'a>(config: &'a mut Config, name: &str) -> &'a mut RuntimeConfig {
+    config.runtimes.entry(name.to_string()).or_default()
 }
 
 fn bounds<T: PartialEq + std::fmt::Display>(range: &RangeInclusive<T>, unlimited: &T) -> String {

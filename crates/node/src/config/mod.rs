@@ -23,7 +23,7 @@ use self::keys::{Effect, Found};
 pub use self::keys::{KeyDoc, describe};
 pub use self::sections::{
     Api, Async, Code, CodeUrl, Config, Container, Function, Isolation, Janitor, LogFormat,
-    Registry, RuntimeConfig, Sandbox, Scheduler, Shutdown, Storage,
+    Registry, RuntimeConfig, Sandbox, SandboxBackend, Scheduler, Shutdown, Storage,
 };
 use self::value::Scalar;
 
@@ -188,6 +188,12 @@ impl Loader {
                 config.function.timeout, config.function.timeout_max
             );
             problems.push(("function.timeout", text));
+        }
+        if config.sandbox.backend == SandboxBackend::Docker
+            && config.sandbox.isolation != Isolation::Auto
+        {
+            let text = "is docker, which isolates in its own way: leave sandbox.isolation at auto";
+            problems.push(("sandbox.backend", text.to_string()));
         }
         for (key, text) in problems {
             self.problem(Some(key.to_string()), "all settings together", text);

@@ -100,11 +100,27 @@ pub enum Isolation {
     Process,
 }
 
+/// What makes the sandboxes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SandboxBackend {
+    /// The built-in one where the machine can isolate, else Docker if an engine answers.
+    #[default]
+    Auto,
+    /// This node itself, from the interpreters of the machine.
+    Builtin,
+    /// A Docker engine, from images.
+    Docker,
+}
+
 /// How functions are isolated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sandbox {
     /// By what means; auto.
     pub isolation: Isolation,
+    /// By what technology; auto.
+    pub backend: SandboxBackend,
+    /// Where the Docker engine listens; /var/run/docker.sock.
+    pub docker_socket: PathBuf,
     /// Processes and threads in a sandbox, beside one for each call it may serve at once; 64.
     pub processes_max: u32,
     /// Size of a sandbox's `/tmp`, MiB; 64.
@@ -121,6 +137,8 @@ impl Default for Sandbox {
     fn default() -> Self {
         Self {
             isolation: Isolation::Auto,
+            backend: SandboxBackend::Auto,
+            docker_socket: serverledge_sandbox::docker::SOCKET.into(),
             processes_max: 64,
             tmp_mb: 64,
             start_timeout: Duration::from_secs(30),
@@ -359,6 +377,8 @@ pub struct RuntimeConfig {
     pub path: Option<PathBuf>,
     /// Its language, if the name doesn't tell.
     pub language: Option<Language>,
+    /// Its image, if not the original's of that name; where sandboxes are made from images.
+    pub image: Option<String>,
 }
 
 /// How log lines are written.

@@ -230,6 +230,26 @@ fn unknown_keys_get_a_suggestion() {
 }
 
 #[test]
+fn docker_is_asked_for_and_its_images_named() {
+    let config = good(
+        "x.yaml",
+        "sandbox.backend: docker\nruntime.python314.image: me/python:3",
+    );
+    assert_eq!(config.sandbox.backend, SandboxBackend::Docker);
+    assert_eq!(
+        config.runtimes["python314"].image.as_deref(),
+        Some("me/python:3")
+    );
+    let wrong = problems("runtime.x.image: ../y", &[]);
+    assert!(wrong[0].contains("the name of an image"), "{wrong:?}");
+    let both = problems("sandbox: {backend: docker, isolation: process}", &[]);
+    assert!(
+        both[0].contains("leave sandbox.isolation at auto"),
+        "{both:?}"
+    );
+}
+
+#[test]
 fn networks_are_separated_by_commas() {
     let networks = |text: &str| {
         let config = good("x.yaml", &format!("code.url.networks: {text}"));

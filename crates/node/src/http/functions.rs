@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serverledge_api::FunctionSpec;
 use serverledge_core::{FunctionName, Language};
+use serverledge_sandbox::docker::check_image;
 use tokio::sync::MutexGuard;
 use tracing::info;
 
@@ -106,15 +107,7 @@ fn check(node: &Node, spec: &FunctionSpec) -> Result<FunctionRecord, ApiError> {
     let runtime = node
         .runtime(&spec.runtime)
         .ok_or(ApiError::InvalidRuntime)?;
-    if !matches!(runtime.language, Language::Python | Language::Node) {
-        return Err(ApiError::Invalid {
-            what: format!(
-                "no backend of this node runs the runtime '{}'",
-                spec.runtime
-            ),
-            hint: "use a Python or Node.js runtime",
-        });
-    }
+    check_runs(node, spec, runtime.language)?;
     let memory_mb = u64::try_from(spec.memory_mb).unwrap_or(0);
     if memory_mb < 1 {
         return Err(ApiError::InvalidMemory);
@@ -159,6 +152,28 @@ fn check(node: &Node, spec: &FunctionSpec) -> Result<FunctionRecord, ApiError> {
         signature: spec.signature.clone(),
         timeout_seconds,
     })
+}
+
+/// Whether this node has a sandbox for the function.
+fn check_runs(node: &Node, spec: &FunctionSpec, language: Language) -> Result<(), ApiError> {
+    if !node.takes_images && !matches!(language, Language::Python | Language::Node) {
+        return Err(ApiError::Invalid {
+            what: format!(
+                "no backend of this node runs the runtime '{}'",
+                spec.runtime
+            ),
+            hint: "use a Python or Node.js runtime, or a node with sandbox.backend: docker",
+        });
+    }
+    if language == Language::Custom
+        && let Some(wrong) = check_image(&spec.custom_image)
+    {
+        return Err(ApiError::Invalid {
+            what: format!("field `CustomImage`: {wrong}"),
+            hint: "the runtime 'custom' needs the name of an image",
+        });
+    }
+    Ok(())
 }
 
 /// Sanity bound of `CPUDemand`, cores.

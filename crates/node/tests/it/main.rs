@@ -1,7 +1,7 @@
 //! Black-box tests of the node: the real program with its real sandboxes, over HTTP.
 //!
 //! They need root, namespaces and cgroups, Python 3 and Node.js, as the built-in sandboxes do, and
-//! fail where these are missing: a machine that can't run them hasn't tested the node.
+//! a Docker engine; they fail where these are missing: a machine that can't run them hasn't tested the node.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -17,6 +17,7 @@ mod code_url;
 mod config;
 mod confined;
 mod disk;
+mod docker;
 mod hostile;
 mod lifecycle;
 mod recovery;

@@ -2,10 +2,10 @@
 
 use super::Effect::{None as NoEffect, Set as Sets};
 use super::Set::{
-    Bool, Choice, Duration, Integer, Networks, Number, Path, RuntimeLanguage, RuntimePath, Size,
-    Text,
+    Bool, Choice, Duration, Integer, Networks, Number, Path, RuntimeImage, RuntimeLanguage,
+    RuntimePath, Size, Text,
 };
-use super::{Effect, Isolation, Key, LogFormat};
+use super::{Effect, Isolation, Key, LogFormat, SandboxBackend};
 
 /// Ten years of seconds: more is a mistake, and would overflow clocks.
 const YEARS: f64 = 315_360_000.0;
@@ -63,6 +63,16 @@ pub(super) static KEYS: &[Key] = &[
             _ => Isolation::Auto,
         })),
         "How functions are kept apart from the machine and each other. 'process' is not at all."),
+    key("sandbox.backend", "auto",
+        Sets(Choice(&["auto", "builtin", "docker"], |c, v| c.sandbox.backend = match v {
+            "docker" => SandboxBackend::Docker,
+            "builtin" => SandboxBackend::Builtin,
+            _ => SandboxBackend::Auto,
+        })),
+        "What makes sandboxes. 'auto': built-in where the machine can isolate, else Docker."),
+    key("sandbox.docker.socket", "/var/run/docker.sock",
+        Sets(Path(|c, v| c.sandbox.docker_socket = v)),
+        "Where the Docker engine listens."),
     key("sandbox.processes_max", "64",
         Sets(Integer(1..=MANY, |c, v| c.sandbox.processes_max = v as u32)),
         "Processes and threads in a sandbox, beside one for each call it serves at once."),
@@ -161,6 +171,8 @@ pub(super) static KEYS: &[Key] = &[
         "Adds a runtime of this language, under a name that functions may give."),
     key("runtime.<name>.path", "", Sets(RuntimePath),
         "Interpreter of a runtime, instead of the language's usual one under /usr/bin."),
+    key("runtime.<name>.image", "(grussorusso/serverledge-<name>)", Sets(RuntimeImage),
+        "Image of a runtime, where sandboxes are made from images."),
 
     key("registry.area", "ROME", Sets(Text(|c, v| c.registry.area = v)),
         "Area this node is in; shown in replies."),

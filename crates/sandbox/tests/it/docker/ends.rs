@@ -7,7 +7,8 @@ use serde_json::json;
 use serverledge_sandbox::docker::{DockerBackend, Engine, EngineError, reap};
 use serverledge_sandbox::{CallError, CreateError, Exit};
 
-use super::engine::{Containers, config, containers, docker, engine, machine, name_of};
+use super::engine::{Containers, config, containers, engine, machine, name_of};
+use super::image::{docker, image};
 use crate::harness::{Machine, invoke};
 
 const ONE: &str = "def handler(p, c): return 1";
@@ -88,7 +89,7 @@ async fn images_that_are_of_no_use_are_told() {
     );
     let error = refused("../containers", "python3").await;
     assert!(error.contains("its name has"), "{error}");
-    let error = refused(super::engine::image(), "no-such-program").await;
+    let error = refused(image(), "no-such-program").await;
     assert!(error.contains("lacks the program"), "{error}");
     assert!(error.contains("no-such-program"), "{error}");
     machine.0.backend.shutdown().await;

@@ -3,4 +3,5 @@
 mod ends;
 mod engine;
 mod hello;
+mod image;
 mod own;

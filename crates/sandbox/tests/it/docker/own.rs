@@ -3,7 +3,8 @@
 use serde_json::json;
 use serverledge_sandbox::{CallError, Exit};
 
-use super::engine::{docker, machine};
+use super::engine::machine;
+use super::image::docker;
 use crate::harness::{call, invoke};
 
 #[tokio::test]
