@@ -276,11 +276,11 @@ struct Rest {
 struct Turn(Arc<Rest>);
 
 impl Rest {
-    fn new(body: Arc<Body>, shim: Shim) -> Self {
+    fn new(body: Arc<Body>, shim: Option<Shim>) -> Self {
         let tasks = body.cgroup().and_then(Cgroup::tasks);
         Rest {
             body,
-            tasks: tasks.map(|tasks| tasks + shim.threads_later()),
+            tasks: tasks.map(|tasks| tasks + shim.map_or(0, Shim::threads_later)),
             watched: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
             ordered: AtomicBool::new(false),
