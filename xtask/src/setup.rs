@@ -106,7 +106,7 @@ pub(crate) fn cargo_deny() -> anyhow::Result<()> {
 }
 
 /// Where tests look for a Docker engine; without it, at Docker's usual place.
-const DOCKER_VARIABLE: &str = "SERVERLEDGE_TEST_DOCKER";
+const DOCKER_VARIABLE: &str = "TEST_DOCKER_SOCKET";
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// How long an engine may take to start and to stop.
 const DOCKER_PATIENCE: Duration = Duration::from_secs(60);

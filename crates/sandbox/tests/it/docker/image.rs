@@ -8,7 +8,7 @@ use serverledge_sandbox::docker::SOCKET;
 
 /// Where the engine listens. `cargo xtask ci` starts one if there is none, and sets this.
 pub(crate) fn socket() -> PathBuf {
-    std::env::var_os("SERVERLEDGE_TEST_DOCKER").map_or_else(|| SOCKET.into(), PathBuf::from)
+    std::env::var_os("TEST_DOCKER_SOCKET").map_or_else(|| SOCKET.into(), PathBuf::from)
 }
 
 /// What the Docker client prints.
