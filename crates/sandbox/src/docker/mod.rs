@@ -2,12 +2,12 @@
 //!
 //! Two kinds of images serve. With an interpreter inside, our shim runs in it and the sandbox is
 //! like any other: frames on a Unix socket, no network. Otherwise the image's own command serves
-//! the original's protocol over HTTP on port 8080 ([`http`]); such containers are on a network that
+//! the original's protocol over HTTP on port 8080 (`http`); such containers are on a network that
 //! leads to the node and nowhere else.
 //!
-//! The engine keeps the processes, so each container has a task here ([`life`]) that sees it from
+//! The engine keeps the processes, so each container has a task here (`life`) that sees it from
 //! its creation to its removal, whatever becomes of those who asked for it. All containers carry a
-//! label with the node's state directory, by which [`reap`] finds strays.
+//! label with the node's state directory, by which `reap` finds strays.
 //!
 //! Left out: getting images. Who runs the engine decides what is on the machine.
 
