@@ -18,6 +18,7 @@ mod config;
 mod confined;
 mod disk;
 mod docker;
+mod documents;
 mod hostile;
 mod lifecycle;
 mod recovery;

@@ -1,0 +1,140 @@
+//! The commands and settings in the documents, as a reader would type them: every line of a shell
+//! block runs, in order, from the project's root, against a node of the test; every key of a YAML
+//! block exists.
+//!
+//! What builds or checks the project itself (`cargo build`, `cargo xtask`) is CI's own work and is
+//! not run again from within a test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::support::node;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+const SERVERLEDGE: &str = env!("CARGO_BIN_EXE_serverledge");
+
+/// Documents whose commands stand alone. Others have a test of their own.
+const DOCUMENTS: [&str; 2] = ["README.md", "CONTRIBUTING.md"];
+
+/// The lines of all blocks in this language, joined where they are continued.
+fn blocks(document: &str, language: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(Path::new(ROOT).join(document)).expect("a document");
+    let mut lines: Vec<String> = Vec::new();
+    let mut inside = false;
+    let mut continued = false;
+    for line in text.lines() {
+        if let Some(fence) = line.strip_prefix("```") {
+            inside = fence == language;
+            continue;
+        }
+        if !inside || line.trim().is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (part, goes_on) = match line.strip_suffix('\\') {
+            Some(part) => (part, true),
+            None => (line, false),
+        };
+        match lines.last_mut().filter(|_| continued) {
+            Some(last) => last.push_str(part.trim_start()),
+            None => lines.push(part.to_owned()),
+        }
+        continued = goes_on;
+    }
+    lines
+}
+
+/// The client, which is built beside the node.
+fn client() -> PathBuf {
+    let client = Path::new(SERVERLEDGE).with_file_name("serverledge-cli");
+    assert!(
+        client.exists(),
+        "no client: `cargo build --workspace` first"
+    );
+    client
+}
+
+/// What is typed in place of a command of the documents; `None` if it isn't for a test.
+fn typed(command: &str) -> Option<String> {
+    let client = client();
+    if let Some(arguments) = command.strip_prefix("cargo run --release -- ") {
+        // As it stands there it would serve until Ctrl-C.
+        let (arguments, comment) = arguments.split_once('#').unwrap_or((arguments, ""));
+        let once = arguments.trim_end();
+        return Some(format!("{SERVERLEDGE} {once} --port 0 --once #{comment}"));
+    }
+    if command.starts_with("cargo ") {
+        return None;
+    }
+    let program = command.split_whitespace().next();
+    let alone = command.split('#').next().map(str::trim) == program;
+    match program {
+        // The node that the test has started.
+        Some("target/release/serverledge") if alone => None,
+        Some("target/release/serverledge" | "target/release/serverledge-cli") => {
+            let client = client.to_string_lossy();
+            let command = command.replace("target/release/serverledge-cli", &client);
+            Some(command.replace("target/release/serverledge", SERVERLEDGE))
+        }
+        _ => panic!("no rule for the command `{command}`: say here how it is run"),
+    }
+}
+
+fn run(command: &str, port: u16, storage: &Path) -> Output {
+    Command::new("timeout")
+        .args(["60", "sh", "-c", command])
+        .current_dir(ROOT)
+        .env("SERVERLEDGE_PORT", port.to_string())
+        .env("SERVERLEDGE_STORAGE_PATH", storage)
+        .output()
+        .expect("running a shell")
+}
+
+#[test]
+fn commands_in_the_documents_work() {
+    let node = node().start();
+    let storage = tempfile::tempdir().expect("a temporary directory");
+    let mut request = String::new();
+    let mut count = 0;
+    for document in DOCUMENTS {
+        for command in blocks(document, "sh") {
+            let Some(typed) = typed(&command) else {
+                continue;
+            };
+            let typed = typed.replace("REQ_ID", &request);
+            let output = run(&typed, node.address.port(), storage.path());
+            let (said, complaint) = (
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr),
+            );
+            assert!(
+                output.status.success(),
+                "{document}: `{command}`: {}\n{said}{complaint}",
+                output.status
+            );
+            if let Some((_, id)) = said.split_once("\"ReqId\": \"") {
+                request = id.split('"').next().unwrap_or_default().to_owned();
+                node.poll(&request);
+            }
+            count += 1;
+        }
+    }
+    assert!(count >= 8, "only {count} commands were found");
+}
+
+#[test]
+fn settings_in_the_documents_exist() {
+    let output = Command::new(SERVERLEDGE)
+        .arg("config")
+        .output()
+        .expect("running the node");
+    let known = String::from_utf8_lossy(&output.stdout);
+    for document in DOCUMENTS {
+        for line in blocks(document, "yaml") {
+            let key = line.split(':').next().unwrap_or_default().trim();
+            let found = known
+                .lines()
+                .any(|line| line.starts_with(&format!("{key} (")));
+            assert!(found, "{document} sets {key}, which `config` doesn't know");
+        }
+    }
+}
