@@ -83,6 +83,9 @@ wire! {
         /// Time limit of a call, seconds. Not in the original.
         #[serde(skip_serializing_if = "Option::is_none")]
         "TimeoutSeconds" timeout_seconds: Option<f64>,
+        /// Python modules that sandboxes import before they get the function. Not in the original.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        "Preload" preload: Vec<String>,
     }
 }
 

@@ -125,6 +125,9 @@ pub(crate) struct Create {
     /// Time limit of a call, seconds [default: the node's]
     #[arg(long)]
     pub(crate) timeout: Option<f64>,
+    /// Python module to import before the function is known, for faster cold starts; may be repeated
+    #[arg(long, value_name = "MODULE")]
+    pub(crate) preload: Vec<String>,
     /// Code: a file, a directory, a .tar archive, or a URL for the node to fetch
     #[arg(long, value_parser = NonEmpty::new())]
     pub(crate) src: Option<String>,

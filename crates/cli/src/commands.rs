@@ -192,6 +192,7 @@ fn create_function(node: &Node, create: &Create) -> Result<(), Failure> {
         supported_archs: None,
         signature: Some(signature),
         timeout_seconds: create.timeout,
+        preload: create.preload.clone(),
     };
     let path = if create.update { "/update" } else { "/create" };
     node.post("Creation request failed", path, &spec)

@@ -41,6 +41,9 @@ pub struct FunctionRecord {
     /// Time limit of one call, seconds; `None` = the node's default.
     #[serde(default)]
     pub timeout_seconds: Option<f64>,
+    /// Modules that are imported ahead of the function.
+    #[serde(default)]
+    pub preload: Vec<String>,
 }
 
 /// One registered revision of a function, ready to be invoked.

@@ -41,6 +41,7 @@ impl Launcher {
             interpreter,
             shim,
             image: function.image.clone(),
+            preload: function.record.preload.clone(),
         })
     }
 
@@ -87,6 +88,7 @@ impl Launcher {
             image: function.image.clone(),
             code_dir: self.code_dir(record.code.clone()).await?,
             handler: record.handler.clone(),
+            preload: record.preload.clone(),
             memory_mb: record.memory_mb,
             cpu: record.cpu,
             slots: record.max_concurrency,

@@ -8,6 +8,10 @@ use std::collections::HashMap;
 use serverledge_core::{Demand, Timestamp};
 use serverledge_sandbox::{Kind, Prestarted};
 
+/// Kinds of which sandboxes are kept. Functions choose what to preload, so there is no end to kinds;
+/// those of a further one start from nothing.
+const KINDS_MAX: usize = 16;
+
 /// The sandboxes without a function.
 pub(crate) struct Prestarts {
     least: usize,
@@ -48,7 +52,7 @@ impl Prestarts {
 
     /// Functions of this kind will come. Returns whether that is news.
     pub(crate) fn expect(&mut self, kind: &Kind) -> bool {
-        if self.shelves.contains_key(kind) {
+        if self.shelves.contains_key(kind) || self.shelves.len() >= KINDS_MAX {
             return false;
         }
         let shelf = Shelf {
@@ -160,6 +164,7 @@ mod tests {
             interpreter: "/usr/bin/python3".into(),
             shim: Shim::Python,
             image: None,
+            preload: Vec::new(),
         }
     }
 

@@ -243,13 +243,18 @@ class LoadError(Exception):
     """The handler isn't there."""
 
 
+SITE_PACKAGES = "/usr/lib/python3/dist-packages"
+
+
 def add_site_packages():
+    if sys.path[-1] == SITE_PACKAGES:
+        return
     # -S keeps the start fast; the distribution's packages are still importable.
     major, minor = sys.version_info[:2]
     for prefix in ("/usr/local", "/usr"):
         sys.path.append(f"{prefix}/lib/python{major}.{minor}/site-packages")
         sys.path.append(f"{prefix}/lib/python{major}.{minor}/dist-packages")
-    sys.path.append("/usr/lib/python3/dist-packages")
+    sys.path.append(SITE_PACKAGES)
 
 
 def add_exit():
@@ -257,6 +262,20 @@ def add_exit():
     import builtins
 
     builtins.exit = builtins.quit = sys.exit
+
+
+def preload():
+    """Imports what functions have asked for ahead of them; the error of the first that fails."""
+    modules = environ.pop("SERVERLEDGE_PRELOAD", "")
+    if not modules:
+        return None
+    add_site_packages()
+    for module in modules.split(","):
+        try:
+            __import__(module)
+        except BaseException as error:
+            return LoadError(f"Preload: the module '{module}' can't be imported: {type(error).__name__}: {error}")
+    return None
 
 
 def load(head):
@@ -382,6 +401,7 @@ def warm_up():
 def main():
     connection = Connection(0)
     # The node is busy with the sandbox's limits, or has no function for it yet.
+    not_preloaded = preload()
     warm_up()
     frame = connection.receive()
     if frame is None:
@@ -393,6 +413,8 @@ def main():
     add_site_packages()
     add_exit()
     try:
+        if not_preloaded:
+            raise not_preloaded
         handler = load(head)
     except SystemExit as error:
         leave(error.code)

@@ -23,6 +23,15 @@ pub(crate) fn command<'a>(interpreter: &'a Path, shim: Shim, path: &'a Path) -> 
     argv
 }
 
+/// What a shim is told by its environment: where to connect, and what to import first.
+pub(crate) fn variables(socket: &str, preload: &[String]) -> Vec<String> {
+    let mut variables = vec![format!("SERVERLEDGE_SOCKET={socket}")];
+    if !preload.is_empty() {
+        variables.push(format!("SERVERLEDGE_PRELOAD={}", preload.join(",")));
+    }
+    variables
+}
+
 /// The executor's configuration, as it reads it from its descriptor 3.
 pub(crate) fn config(argv: &[&OsStr], environment: &[&str], seccomp: &[u8]) -> Vec<u8> {
     let mut config = Vec::with_capacity(seccomp.len() + 1024);

@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::process::{Child, Command};
 
 use crate::body::{Body, Guard, Registry, RunDir, Watched};
-use crate::executor::{ENVIRONMENT, command};
+use crate::executor::{ENVIRONMENT, command, variables};
 use crate::instance::load;
 use crate::log::LogTail;
 use crate::wire::Listener;
@@ -68,11 +68,12 @@ impl ProcessBackend {
 
         let shim_file = self.state_dir.join(shim.file_name());
         let argv = command(&spec.interpreter, shim, &shim_file);
+        let variables = variables(&socket.to_string_lossy(), &spec.preload);
         let child = Command::new(argv[0])
             .args(&argv[1..])
             .env_clear()
             .envs(ENVIRONMENT.iter().filter_map(|entry| entry.split_once('=')))
-            .env("SERVERLEDGE_SOCKET", &socket)
+            .envs(variables.iter().filter_map(|entry| entry.split_once('=')))
             .current_dir(&spec.code_dir)
             .stdin(Stdio::null())
             .stdout(writer.try_clone().map_err(making)?)

@@ -14,6 +14,8 @@ pub struct Kind {
     pub shim: Shim,
     /// See [`SandboxSpec::image`].
     pub image: Option<String>,
+    /// See [`SandboxSpec::preload`].
+    pub preload: Vec<String>,
 }
 
 /// What sandbox to make.
@@ -37,6 +39,9 @@ pub struct SandboxSpec {
     pub code_dir: PathBuf,
     /// The handler as registered, such as `hello.handler`.
     pub handler: String,
+    /// Modules that the interpreter imports before the function is loaded, such as `numpy`: in a
+    /// sandbox that is made ahead, before the function is known. Only [`Shim::Python`] looks at it.
+    pub preload: Vec<String>,
     /// Memory limit in MiB; 0 means none.
     pub memory_mb: u64,
     /// CPU limit in cores; 0 means none.
@@ -54,6 +59,7 @@ impl SandboxSpec {
             interpreter: self.interpreter.clone(),
             shim: self.shim?,
             image: self.image.clone(),
+            preload: self.preload.clone(),
         })
     }
 }

@@ -135,6 +135,7 @@ fn check(node: &Node, spec: &FunctionSpec) -> Result<FunctionRecord, ApiError> {
         let what = format!("field `TimeoutSeconds`: {seconds} is not between 0.001 and {max}");
         return Err(invalid(what, "function.timeout_max is the node's limit"));
     }
+    check_preload(&spec.preload, runtime.language)?;
     let concurrent = u32::try_from(spec.max_concurrency).unwrap_or(1).max(1);
     Ok(FunctionRecord {
         name: spec.name.clone(),
@@ -151,8 +152,43 @@ fn check(node: &Node, spec: &FunctionSpec) -> Result<FunctionRecord, ApiError> {
         custom_image: spec.custom_image.clone(),
         signature: spec.signature.clone(),
         timeout_seconds,
+        preload: spec.preload.clone(),
     })
 }
+
+/// Whether these can be names of modules; whether they exist is found out by importing them.
+fn check_preload(modules: &[String], language: Language) -> Result<(), ApiError> {
+    let invalid = |what: String, hint| Err(ApiError::Invalid { what, hint });
+    if !modules.is_empty() && language != Language::Python {
+        let what = "field `Preload`: only Python functions can have modules preloaded".into();
+        return invalid(what, "leave it out");
+    }
+    if modules.len() > PRELOAD_MAX {
+        let what = format!("field `Preload`: more than {PRELOAD_MAX} modules");
+        return invalid(what, "one that imports the others will do");
+    }
+    let is_name = |part: &str| {
+        let mut chars = part.chars();
+        let first = chars
+            .next()
+            .is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+        first && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let is_module = |module: &String| module.len() <= MODULE_MAX && module.split('.').all(is_name);
+    match modules.iter().find(|module| !is_module(module)) {
+        None => Ok(()),
+        Some(wrong) => {
+            let what = format!("field `Preload`: {wrong:?} is not the name of a module");
+            invalid(what, "give names as in an import, such as numpy or os.path")
+        }
+    }
+}
+
+/// Modules a function can have preloaded.
+const PRELOAD_MAX: usize = 32;
+
+/// Longest name of one, bytes.
+const MODULE_MAX: usize = 128;
 
 /// Whether this node has a sandbox for the function.
 fn check_runs(node: &Node, spec: &FunctionSpec, language: Language) -> Result<(), ApiError> {

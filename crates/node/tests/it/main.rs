@@ -21,6 +21,7 @@ mod docker;
 mod documents;
 mod hostile;
 mod lifecycle;
+mod preload;
 mod recovery;
 mod socket;
 mod support;

@@ -92,14 +92,14 @@ impl DockerBackend {
         let limit = Limit::of(spec.timeout_start);
         let image = spec.image.clone().ok_or_else(no_image)?;
         let limits = limits(&spec, self.config.process_max);
-        let Some(shim) = spec.shim else {
+        let Some(kind) = spec.kind() else {
             return self.make_http(spec, image, limits, limit).await;
         };
-        let interpreter = spec.interpreter.clone();
+        let shim = kind.shim;
         let birth = Birth {
             id: spec.id,
             image,
-            program: Program::Shim { interpreter, shim },
+            program: Program::Shim(kind),
             app: App::Code(spec.code_dir.clone()),
             limits,
         };
@@ -149,14 +149,11 @@ impl DockerBackend {
         id: u64,
         timeout: Duration,
     ) -> Result<Box<dyn Prestarted>, CreateError> {
-        let interpreter = kind.interpreter.clone();
+        let shim = kind.shim;
         let birth = Birth {
             id,
             image: kind.image.clone().ok_or_else(no_image)?,
-            program: Program::Shim {
-                interpreter,
-                shim: kind.shim,
-            },
+            program: Program::Shim(kind),
             app: App::Later,
             limits: Limits {
                 memory_mb: 0,
@@ -164,9 +161,7 @@ impl DockerBackend {
                 processes: self.config.process_max + 1,
             },
         };
-        let (greeted, name, dir) = self
-            .begin_shim(birth, kind.shim, Limit::of(timeout))
-            .await?;
+        let (greeted, name, dir) = self.begin_shim(birth, shim, Limit::of(timeout)).await?;
         Ok(Box::new(Fresh {
             engine: self.engine.clone(),
             greeted,

@@ -1,7 +1,7 @@
 //! What a container is made of: composed here, without asking anybody.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bollard::models::{
     ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigLogConfig,
@@ -9,7 +9,7 @@ use bollard::models::{
 };
 
 use super::DockerConfig;
-use crate::Shim;
+use crate::Kind;
 use crate::cgroup::{CPU_PERIOD_US, Limits};
 
 /// Where the function's code is inside.
@@ -80,8 +80,8 @@ impl Abilities {
 /// What runs inside.
 #[derive(Clone, Debug)]
 pub(super) enum Program {
-    /// Our shim, in this interpreter.
-    Shim { interpreter: PathBuf, shim: Shim },
+    /// Our shim, in an interpreter of the image.
+    Shim(Kind),
     /// The image's own command; it is reached over this network.
     Own { network: String },
 }
@@ -116,11 +116,12 @@ pub(super) fn order(
     let mut env = vec!["HOME=/tmp".to_owned()];
     let mut entrypoint = None;
     let mut working_dir = None;
-    if let Program::Shim { interpreter, shim } = plan.program {
+    if let Program::Shim(kind) = plan.program {
         env.extend(["LANG=C.UTF-8".to_owned(), "USER=function".to_owned()]);
-        env.push(format!("SERVERLEDGE_SOCKET={RUN}/node.sock"));
-        let shim_file = Path::new(RUN).join(shim.file_name());
-        let argv = crate::executor::command(interpreter, *shim, &shim_file);
+        let socket = format!("{RUN}/node.sock");
+        env.extend(crate::executor::variables(&socket, &kind.preload));
+        let shim_file = Path::new(RUN).join(kind.shim.file_name());
+        let argv = crate::executor::command(&kind.interpreter, kind.shim, &shim_file);
         let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
         entrypoint = Some(argv.into_iter().map(text).collect());
         working_dir = Some("/".to_owned());
@@ -340,10 +341,12 @@ mod tests {
 
     #[test]
     fn a_user_that_the_image_names_is_kept() {
-        let shim = Program::Shim {
+        let shim = Program::Shim(Kind {
             interpreter: "python3".into(),
-            shim: Shim::Python,
-        };
+            shim: crate::Shim::Python,
+            image: None,
+            preload: Vec::new(),
+        });
         let of_image = ImageConfig {
             user: Some("app".to_owned()),
             ..ImageConfig::default()

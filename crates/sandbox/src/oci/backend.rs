@@ -282,8 +282,9 @@ impl OciBackend {
     fn pipes(&self, kind: &Kind) -> io::Result<Pipes> {
         let shim = Path::new(SHIM_DIR).join(kind.shim.file_name());
         let argv = executor::command(&kind.interpreter, kind.shim, &shim);
+        let variables = executor::variables("/run/serverledge/node.sock", &kind.preload);
         let mut environment = ENVIRONMENT.to_vec();
-        environment.push("SERVERLEDGE_SOCKET=/run/serverledge/node.sock");
+        environment.extend(variables.iter().map(String::as_str));
         let (reader, mut writer) = io::pipe()?;
         // Fits the pipe, so this doesn't block: the largest part has a limit of 32 KiB.
         writer.write_all(&executor::config(&argv, &environment, &self.seccomp))?;

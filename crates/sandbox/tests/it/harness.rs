@@ -66,6 +66,7 @@ impl Machine {
             image: None,
             code_dir,
             handler: "f.handler".to_owned(),
+            preload: Vec::new(),
             memory_mb: 128,
             cpu: 0.0,
             slots: 1,

@@ -16,6 +16,7 @@ pub(crate) struct Function {
     memory_mb: i64,
     concurrency: i16,
     timeout: Option<f64>,
+    preload: Vec<String>,
     handler: String,
     files: Vec<(String, String)>,
 }
@@ -43,6 +44,7 @@ impl Function {
             memory_mb: 128,
             concurrency: 1,
             timeout: None,
+            preload: Vec::new(),
             handler: handler.into(),
             files: Vec::new(),
         }
@@ -70,6 +72,11 @@ impl Function {
 
     pub(crate) fn timeout(mut self, seconds: f64) -> Self {
         self.timeout = Some(seconds);
+        self
+    }
+
+    pub(crate) fn preload(mut self, modules: &[&str]) -> Self {
+        self.preload = modules.iter().map(|&module| module.into()).collect();
         self
     }
 
@@ -110,6 +117,9 @@ impl Function {
         });
         if let Some(seconds) = self.timeout {
             body["TimeoutSeconds"] = json!(seconds);
+        }
+        if !self.preload.is_empty() {
+            body["Preload"] = json!(self.preload);
         }
         body
     }
