@@ -153,21 +153,18 @@ impl Server {
 
     /// Proportional set size of its processes.
     pub(super) fn memory_kib(&self) -> anyhow::Result<u64> {
-        let mut total = 0;
-        let mut processes = vec![self.child.id()];
-        while let Some(process) = processes.pop() {
-            let directory = PathBuf::from("/proc").join(process.to_string());
-            let rollup = std::fs::read_to_string(directory.join("smaps_rollup"))?;
-            let line = rollup.lines().find(|line| line.starts_with("Pss:"));
-            let size = line.and_then(|line| line.split_whitespace().nth(1));
-            total += size.context("no Pss")?.parse::<u64>()?;
-            for task in std::fs::read_dir(directory.join("task"))? {
-                let children = std::fs::read_to_string(task?.path().join("children"))?;
-                let children = children.split_whitespace();
-                processes.extend(children.filter_map(|id| id.parse::<u32>().ok()));
+        tree_kib(self.child.id())
+    }
+
+    /// The same of each sandbox: a child of the node's helper, with what it started.
+    pub(super) fn sandboxes_kib(&self) -> anyhow::Result<Vec<u64>> {
+        let mut sizes = Vec::new();
+        for helper in children(self.child.id())? {
+            for sandbox in children(helper)? {
+                sizes.push(tree_kib(sandbox)?);
             }
         }
-        Ok(total)
+        Ok(sizes)
     }
 
     /// Politely, so that a node removes its sandboxes; then not.
@@ -185,6 +182,33 @@ impl Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Proportional set size of a process and its descendants.
+fn tree_kib(root: u32) -> anyhow::Result<u64> {
+    let mut total = 0;
+    let mut processes = vec![root];
+    while let Some(process) = processes.pop() {
+        let rollup = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
+        let line = rollup.lines().find(|line| line.starts_with("Pss:"));
+        let size = line.and_then(|line| line.split_whitespace().nth(1));
+        total += size.context("no Pss")?.parse::<u64>()?;
+        processes.extend(children(process)?);
+    }
+    Ok(total)
+}
+
+fn children(process: u32) -> anyhow::Result<Vec<u32>> {
+    let mut all = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let children = std::fs::read_to_string(task?.path().join("children"))?;
+        all.extend(
+            children
+                .split_whitespace()
+                .filter_map(|id| id.parse::<u32>().ok()),
+        );
+    }
+    Ok(all)
 }
 
 impl Drop for Server {
