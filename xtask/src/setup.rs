@@ -10,9 +10,15 @@ use tempfile::TempDir;
 
 /// A file that tests use, and Debian's package that has it. Sandboxes see the host's `/usr` only,
 /// so an interpreter elsewhere on the machine doesn't count. `libc.a` links the executor.
-const NEEDED: [(&[&str], &str); 6] = [
+const NEEDED: [(&[&str], &str); 8] = [
     (&["/usr/bin/python3"], "python3"),
     (&["/usr/bin/node"], "nodejs"),
+    // For the example of machine learning.
+    (
+        &["/usr/lib/python3/dist-packages/sklearn"],
+        "python3-sklearn",
+    ),
+    (&["/usr/lib/python3/dist-packages/pandas"], "python3-pandas"),
     (&["/usr/bin/cc"], "gcc"),
     (&["/usr/bin/git"], "git"),
     (&["/usr/sbin/dockerd", "/usr/bin/dockerd"], "docker.io"),

@@ -126,3 +126,14 @@ fn examples_take_their_input_files() {
     assert_eq!(summary.matches('.').count(), 2, "{summary}");
     assert!(!summary.contains("Rain"), "{summary}");
 }
+
+#[test]
+fn machine_learning_finds_the_line_that_was_drawn() {
+    let found = run("ml.py", &json!({"Samples": 100}));
+    assert_eq!(
+        (&found["Slope"], &found["Intercept"]),
+        (&json!(3.0), &json!(2.0))
+    );
+    let sizes = found["Clusters"].as_array().unwrap();
+    assert_eq!(sizes.iter().filter_map(Value::as_u64).sum::<u64>(), 100);
+}

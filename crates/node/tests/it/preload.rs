@@ -28,6 +28,16 @@ fn modules_are_imported_ahead_of_the_function() {
 }
 
 #[test]
+fn what_takes_long_to_import_is_there_at_the_first_call() {
+    let node = node().set("sandbox.prestart", 1).start();
+    let source = include_str!("../../../../examples/ml.py");
+    let function = python("ml", source).memory(512).runtime("python312ml");
+    node.create(&function.preload(&["numpy", "pandas", "scipy.stats", "sklearn.cluster"]));
+    let reply = node.invoke("ml", json!({"Samples": 50})).expect(200);
+    assert_eq!(reply.result()["Slope"], 3.0);
+}
+
+#[test]
 fn sandboxes_made_ahead_share_no_randomness() {
     let node = node().set("sandbox.prestart", 2).start();
     let results = ["a", "b", "c"].map(|name| {

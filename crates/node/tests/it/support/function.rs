@@ -55,6 +55,11 @@ impl Function {
         self
     }
 
+    pub(crate) fn runtime(mut self, runtime: &'static str) -> Self {
+        self.runtime = runtime;
+        self
+    }
+
     pub(crate) fn handler(mut self, handler: &str) -> Self {
         self.handler = handler.into();
         self
