@@ -18,6 +18,7 @@ const SIGNALED: u8 = 2;
 const NOT_STARTED: u8 = 3;
 
 const PR_SET_PDEATHSIG: c_int = 1;
+const PR_SET_DUMPABLE: c_int = 4;
 const PR_SET_SECCOMP: c_int = 22;
 const PR_SET_NO_NEW_PRIVS: c_int = 38;
 const SECCOMP_MODE_FILTER: c_ulong = 2;
@@ -56,6 +57,9 @@ fn main() {
         // Set again here because the change of user that came before has cleared it.
         prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
         prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        // The function has the same user: without this it could read this process's memory and
+        // reopen its descriptors through /proc. Undone for the interpreter when it is executed.
+        prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     }
     // SAFETY: whoever executes this program passes the two descriptors and nothing else uses them.
     // JUSTIFICATION: descriptors that were inherited by number have no safe way in.

@@ -21,13 +21,10 @@ const CLONE_NEW_ANY: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u32 as u64;
 
-/// Kinds of sockets.
-const FAMILIES: [i32; 4] = [
-    libc::AF_UNIX,
-    libc::AF_INET,
-    libc::AF_INET6,
-    libc::AF_NETLINK,
-];
+/// Kinds of sockets. Of netlink's many protocols only the one that lists addresses and routes
+/// (`getifaddrs`): the others are doors to parts of the kernel that no function needs.
+const FAMILIES: [i32; 3] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
+const NETLINK: [(u8, i32); 2] = [(0, libc::AF_NETLINK), (2, libc::NETLINK_ROUTE)];
 
 /// The program as the kernel's `struct sock_filter` array, in bytes.
 pub(crate) fn program() -> Result<Vec<u8>, String> {
@@ -79,7 +76,18 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
     rules.insert(libc::SYS_clone, vec![arg(0, no_namespaces, 0)?]);
     for call in [libc::SYS_socket, libc::SYS_socketpair] {
         let allowed = FAMILIES.map(|family| arg(0, SeccompCmpOp::Eq, family as u64));
-        rules.insert(call, allowed.into_iter().collect::<Result<_, _>>()?);
+        let mut allowed = allowed.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let netlink = NETLINK.map(|(index, value)| {
+            SeccompCondition::new(
+                index,
+                SeccompCmpArgLen::Dword,
+                SeccompCmpOp::Eq,
+                value as u64,
+            )
+        });
+        let netlink = netlink.into_iter().collect::<Result<_, _>>()?;
+        allowed.push(SeccompRule::new(netlink)?);
+        rules.insert(call, allowed);
     }
     // Asking for the execution domain is fine, and so is Linux; others have seen little testing.
     let domains = [0, 0xffff_ffff].map(|domain| arg(0, SeccompCmpOp::Eq, domain));
@@ -115,6 +123,10 @@ pub(crate) fn profile() -> String {
     for family in FAMILIES {
         calls.push(allow(&["socket", "socketpair"], equal(family as u64)));
     }
+    let netlink = NETLINK.map(|(index, value)| {
+        json!({"index": index, "value": value, "op": "SCMP_CMP_EQ", "valueTwo": 0})
+    });
+    calls.push(allow(&["socket", "socketpair"], json!(netlink)));
     for domain in [0, 0xffff_ffff] {
         calls.push(allow(&["personality"], equal(domain)));
     }

@@ -100,6 +100,31 @@ pub(super) struct Plan<'a> {
     pub(super) first_user: u64,
 }
 
+/// What is hidden of `/proc` and `/sys`: what any engine hides by itself, as naming one replaces
+/// them all, and `pressure`, where every writer makes the kernel watch something for it.
+const MASKED: [&str; 13] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/pressure",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
 /// The engine's order for a container.
 pub(super) fn order(
     plan: &Plan<'_>,
@@ -174,6 +199,8 @@ fn host_config(
         tmpfs: Some(tmpfs(of_image, config)),
         shm_size: i64::try_from(config.tmp_mb.max(1) << 20).ok(),
         ipc_mode: Some("private".to_owned()),
+        masked_paths: Some(MASKED.map(str::to_owned).into()),
+        readonly_paths: Some(READ_ONLY.map(str::to_owned).into()),
         network_mode: Some(match plan.program {
             Program::Shim { .. } => "none".to_owned(),
             Program::Own { network } => network.clone(),
