@@ -12,7 +12,7 @@ mod image;
 
 use image::{docker, hash, image, socket};
 
-fn on_docker() -> Builder {
+pub(crate) fn on_docker() -> Builder {
     node()
         .set("sandbox.backend", "docker")
         .set("sandbox.docker.socket", socket().display())

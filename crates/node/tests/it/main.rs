@@ -22,6 +22,7 @@ mod documents;
 mod hostile;
 mod lifecycle;
 mod preload;
+mod probe;
 mod recovery;
 mod socket;
 mod support;
