@@ -8,7 +8,9 @@ use std::process::Command;
 fn main() -> Result<(), Box<dyn Error>> {
     let source = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../executor/src/main.rs");
     let output = PathBuf::from(env::var("OUT_DIR")?).join("executor");
-    println!("cargo:rerun-if-changed={}", source.display());
+    if let Some(directory) = source.parent() {
+        println!("cargo:rerun-if-changed={}", directory.display());
+    }
     // Static, as it runs before a root file system can be counted on, and starts faster.
     let compile = |static_link: bool| -> Result<bool, Box<dyn Error>> {
         let mut command = Command::new(env::var("RUSTC")?);

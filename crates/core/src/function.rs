@@ -79,7 +79,7 @@ pub struct Runtime {
 }
 
 /// Names of runtimes in the wild, of this and of older versions of the original.
-const RUNTIMES: [(&str, Language); 10] = [
+const RUNTIMES: [(&str, Language); 13] = [
     ("python314", Language::Python),
     ("python312ml", Language::Python),
     ("python310", Language::Python),
@@ -90,6 +90,10 @@ const RUNTIMES: [(&str, Language); 10] = [
     ("java21", Language::Java),
     ("java17", Language::Java),
     ("custom", Language::Custom),
+    // AWS Lambda's names for a program that brings its own runtime.
+    ("provided", Language::Custom),
+    ("provided.al2", Language::Custom),
+    ("provided.al2023", Language::Custom),
 ];
 
 impl Runtime {

@@ -1,8 +1,13 @@
-//! `serverledge-executor`: pid 1 of a sandbox. See `PROTOCOL.md`.
+//! `serverledge-executor`: pid 1 of a sandbox, and with the argument `bridge` what runs programs
+//! that have no shim. See `PROTOCOL.md`.
 //!
-//! Standard library only, and in one file: it is compiled by a build script and embedded into the
-//! node. It runs for every cold start, so it does little, and inside a sandbox, so it trusts
-//! nothing it could be sent: its configuration comes from the node through the helper.
+//! Standard library only: it is compiled by a build script and embedded into the node. As pid 1 it
+//! runs for every cold start, so it does little, and inside a sandbox, so it trusts nothing it could
+//! be sent: its configuration comes from the node through the helper.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod bridge;
 
 use std::ffi::{CString, c_char, c_int, c_ulong, c_void};
 use std::fs::File;
@@ -52,6 +57,12 @@ struct Config {
 }
 
 fn main() {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == "bridge")
+    {
+        bridge::main()
+    }
     // SAFETY: plain system calls on values. JUSTIFICATION: the standard library has no prctl.
     unsafe {
         // Set again here because the change of user that came before has cleared it.

@@ -35,7 +35,7 @@ impl Launcher {
 
     /// What a sandbox must be to take the function, if it can be made ahead.
     pub(crate) fn kind(function: &Function) -> Option<Kind> {
-        let shim = shim(function.language)?;
+        let shim = shim(function)?;
         let interpreter = function.interpreter.clone();
         Some(Kind {
             interpreter,
@@ -73,7 +73,7 @@ impl Launcher {
         ahead: Option<Box<dyn Prestarted>>,
     ) -> Result<Arc<dyn Sandbox>, CreateError> {
         let record = &function.record;
-        let shim = shim(function.language);
+        let shim = shim(function);
         if shim.is_none() && function.image.is_none() {
             return Err(CreateError::Isolation(format!(
                 "no backend of this node runs {:?} functions",
@@ -138,11 +138,13 @@ impl Launcher {
     }
 }
 
-fn shim(language: Language) -> Option<Shim> {
-    match language {
+fn shim(function: &Function) -> Option<Shim> {
+    match function.language {
         Language::Python => Some(Shim::Python),
         Language::Node => Some(Shim::Node),
-        _ => None,
+        // An image of these brings its own server.
+        Language::Go | Language::Custom => function.image.is_none().then_some(Shim::Bridge),
+        Language::Java => None,
     }
 }
 

@@ -14,8 +14,14 @@ pub(crate) const ENVIRONMENT: [&str; 4] = [
     "USER=function",
 ];
 
+/// The program that becomes pid 1 of each sandbox, and the bridge to programs without a shim.
+pub(crate) const EXECUTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/executor"));
+
 /// The command that runs a shim.
 pub(crate) fn command<'a>(interpreter: &'a Path, shim: Shim, path: &'a Path) -> Vec<&'a OsStr> {
+    if shim == Shim::Bridge {
+        return vec![path.as_os_str(), OsStr::new("bridge")];
+    }
     let flags = shim.flags().iter().map(|flag| OsStr::new(*flag));
     let mut argv = vec![interpreter.as_os_str()];
     argv.extend(flags);

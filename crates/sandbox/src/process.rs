@@ -48,7 +48,7 @@ impl ProcessBackend {
             )));
         }
         fs::create_dir_all(state_dir.join("sandboxes"))?;
-        for shim in [Shim::Python, Shim::Node] {
+        for shim in Shim::ALL {
             shim.install(&state_dir)?;
         }
         Ok(Arc::new(ProcessBackend {

@@ -1,9 +1,13 @@
 //! What goes into a sandbox and comes out of it.
 
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use crate::executor::EXECUTOR;
 
 /// What a sandbox can be made ready for before its function is known.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -71,14 +75,20 @@ pub enum Shim {
     Python,
     /// Node.js.
     Node,
+    /// Any program, run by the executor's bridge, which needs no interpreter.
+    Bridge,
 }
 
 impl Shim {
+    /// All of them.
+    pub(crate) const ALL: [Shim; 3] = [Shim::Python, Shim::Node, Shim::Bridge];
+
     /// The name of the shim's file.
     pub fn file_name(self) -> &'static str {
         match self {
             Shim::Python => "shim.py",
             Shim::Node => "shim.mjs",
+            Shim::Bridge => "executor",
         }
     }
 
@@ -87,13 +97,14 @@ impl Shim {
         match self {
             Shim::Python => include_bytes!("../shims/shim.py"),
             Shim::Node => include_bytes!("../shims/shim.mjs"),
+            Shim::Bridge => EXECUTOR,
         }
     }
 
     /// Threads that the runtime starts by itself, some time after the function was loaded.
     pub(crate) fn threads_later(self) -> u64 {
         match self {
-            Shim::Python => 0,
+            Shim::Python | Shim::Bridge => 0,
             // The thread pool for files and names.
             Shim::Node => 4,
         }
@@ -102,7 +113,7 @@ impl Shim {
     /// Files that are beside the shim, with their names.
     pub(crate) fn files(self) -> &'static [(&'static str, &'static [u8])] {
         match self {
-            Shim::Python => &[],
+            Shim::Python | Shim::Bridge => &[],
             // What a first `require` needs is loaded by loading this one.
             Shim::Node => &[("warm-up.js", b"module.exports = () => null;\n")],
         }
@@ -112,7 +123,11 @@ impl Shim {
     pub(crate) fn install(self, dir: &Path) -> io::Result<()> {
         let shim = (self.file_name(), self.source());
         for (name, bytes) in self.files().iter().chain([&shim]) {
-            std::fs::write(dir.join(name), bytes)?;
+            let path = dir.join(name);
+            std::fs::write(&path, bytes)?;
+            // Whatever the node's umask, the function's user must read it.
+            let mode = if self == Shim::Bridge { 0o755 } else { 0o644 };
+            std::fs::set_permissions(&path, Permissions::from_mode(mode))?;
         }
         Ok(())
     }
@@ -123,7 +138,7 @@ impl Shim {
             // -I: ignore environment and user's site; -S: no `site`, whose path hunt costs 5 ms;
             // -B: the code directory is read-only, don't try to write byte code.
             Shim::Python => &["-I", "-S", "-B"],
-            Shim::Node => &[],
+            Shim::Node | Shim::Bridge => &[],
         }
     }
 }

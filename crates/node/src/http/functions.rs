@@ -192,22 +192,34 @@ const MODULE_MAX: usize = 128;
 
 /// Whether this node has a sandbox for the function.
 fn check_runs(node: &Node, spec: &FunctionSpec, language: Language) -> Result<(), ApiError> {
-    if !node.takes_images && !matches!(language, Language::Python | Language::Node) {
-        return Err(ApiError::Invalid {
-            what: format!(
-                "no backend of this node runs the runtime '{}'",
-                spec.runtime
+    let invalid = |what: String, hint| Err(ApiError::Invalid { what, hint });
+    let runtime = &spec.runtime;
+    if node.takes_images {
+        return match check_image(&spec.custom_image).filter(|_| language == Language::Custom) {
+            None => Ok(()),
+            Some(wrong) => invalid(
+                format!("field `CustomImage`: {wrong}"),
+                "with Docker, this runtime needs the name of an image",
             ),
-            hint: "use a Python or Node.js runtime, or a node with sandbox.backend: docker",
-        });
+        };
     }
-    if language == Language::Custom
-        && let Some(wrong) = check_image(&spec.custom_image)
-    {
-        return Err(ApiError::Invalid {
-            what: format!("field `CustomImage`: {wrong}"),
-            hint: "the runtime 'custom' needs the name of an image",
-        });
+    if language == Language::Java {
+        return invalid(
+            format!("no backend of this node runs the runtime '{runtime}'"),
+            "use another runtime, or a node with sandbox.backend: docker",
+        );
+    }
+    if language == Language::Custom && !spec.custom_image.is_empty() {
+        return invalid(
+            format!("no backend of this node runs images for the runtime '{runtime}'"),
+            "send the program as code, or use a node with sandbox.backend: docker",
+        );
+    }
+    if matches!(language, Language::Go | Language::Custom) && spec.code.is_empty() {
+        return invalid(
+            format!("the runtime '{runtime}' runs a program, and there is none"),
+            "send it in `TarFunctionCode`, in a tar, tar.gz or zip",
+        );
     }
     Ok(())
 }

@@ -23,6 +23,7 @@ mod hostile;
 mod lifecycle;
 mod preload;
 mod probe;
+mod programs;
 mod recovery;
 mod socket;
 mod support;

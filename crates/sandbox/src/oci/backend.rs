@@ -24,7 +24,7 @@ use crate::executor::{self, ENVIRONMENT};
 use crate::instance::{Greeted, Limit, greet};
 use crate::log::LogTail;
 use crate::wire::Listener;
-use crate::{Backend, BoxFuture, CreateError, Exit, Kind, Prestarted, Sandbox, SandboxSpec};
+use crate::{Backend, BoxFuture, CreateError, Exit, Kind, Prestarted, Sandbox, SandboxSpec, Shim};
 
 /// Where the function's code is inside.
 const APP: &str = "/app";
@@ -196,7 +196,8 @@ impl OciBackend {
 
     /// Starts a sandbox up to its shim's first word.
     async fn begin(&self, birth: Birth, limit: Limit) -> Result<(Greeted, Arc<Link>), CreateError> {
-        if !birth.kind.interpreter.starts_with("/usr") {
+        let needs_interpreter = birth.kind.shim != Shim::Bridge;
+        if needs_interpreter && !birth.kind.interpreter.starts_with("/usr") {
             let path = birth.kind.interpreter.display();
             let outside = format!("the interpreter {path} is not under /usr");
             return Err(CreateError::Isolation(outside));

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
@@ -13,9 +13,7 @@ use super::Step;
 use super::sys::{self, NODEV, NOEXEC, NOSUID, RDONLY};
 use crate::Shim;
 
-/// The program that becomes pid 1 of each sandbox.
-const EXECUTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/executor"));
-/// Where it is inside.
+/// Where the executor is inside.
 pub(crate) const EXECUTOR_PATH: &std::ffi::CStr = c"/.serverledge/executor";
 /// Where the shims are inside.
 pub(crate) const SHIM_DIR: &str = "/.serverledge";
@@ -103,9 +101,8 @@ fn fill(root: &Path) -> io::Result<()> {
         }
     }
     let own = root.join(".serverledge");
-    fs::write(own.join("executor"), EXECUTOR)?;
-    fs::set_permissions(own.join("executor"), fs::Permissions::from_mode(0o755))?;
-    for shim in [Shim::Python, Shim::Node] {
+    // The executor is one of them.
+    for shim in Shim::ALL {
         shim.install(&own)?;
     }
     Ok(())

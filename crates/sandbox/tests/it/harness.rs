@@ -56,6 +56,7 @@ impl Machine {
         let (file, interpreter) = match shim {
             Shim::Python => ("f.py", PYTHON),
             Shim::Node => ("f.js", NODE),
+            Shim::Bridge => ("f.sh", ""),
         };
         std::fs::write(code_dir.join(file), source).unwrap();
         SandboxSpec {
