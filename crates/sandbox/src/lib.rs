@@ -1,9 +1,10 @@
 //! Sandboxes: the isolated places in which functions run.
 //!
-//! A [`Backend`] makes sandboxes, a [`Sandbox`] runs calls of one function. Four backends exist:
+//! A [`Backend`] makes sandboxes, a [`Sandbox`] runs calls of one function. Five backends exist:
 //! [`oci`] (built in: namespaces, cgroups, seccomp on the host's own interpreters), [`docker`]
 //! (containers of a Docker engine, from images), [`process`] (the same shims and wire, no isolation
-//! at all) and [`fake`] (in-process, for tests of the node).
+//! at all), [`wasm`] (WebAssembly, beside any of the others) and [`fake`] (in-process, for tests of
+//! the node).
 //!
 //! Left out on purpose: which sandbox runs a call and when one is started or destroyed. That is
 //! `serverledge-core`'s business.
@@ -23,6 +24,7 @@ pub mod probe;
 pub mod process;
 mod seccomp;
 mod types;
+pub mod wasm;
 mod wire;
 
 use std::future::Future;

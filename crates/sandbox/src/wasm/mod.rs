@@ -1,0 +1,187 @@
+//! Functions compiled to WebAssembly, run within this process by Wasmtime.
+//!
+//! Two forms of code. A *WASI command* (a core module for `wasm32-wasip1` with `_start`, or a
+//! component that exports `wasi:cli/run`) gets the parameters on its standard input and answers on
+//! its standard output; what it writes to standard error is its output. A component that exports
+//! `wasi:http/incoming-handler` gets a `POST /` with the parameters and answers with the body of
+//! its response. Either way each call has an instance of its own: nothing survives a call, and a
+//! function that fails takes nothing with it.
+//!
+//! A module is compiled once ([`Cache`] keeps the result on disk) and shared by all sandboxes of
+//! its code, so a sandbox is little more than limits. A call begins on the thread of its caller;
+//! one that computes for long goes on elsewhere (`engine`).
+//!
+//! Left out on purpose: files, which WASI would let us give; limits of CPU, as threads are shared.
+
+mod cache;
+mod call;
+mod code;
+mod engine;
+mod host;
+mod program;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use tokio::sync::watch;
+
+use self::cache::Cache;
+use self::call::Limits;
+use self::engine::Machine;
+use self::host::Budget;
+use self::program::{Program, Programs};
+use crate::types::FunctionError;
+use crate::{
+    Backend, BoxFuture, Call, CallError, CreateError, Exit, ExitCause, Reply, Sandbox, SandboxSpec,
+    lock,
+};
+
+/// Makes sandboxes of WebAssembly.
+pub struct WasmBackend {
+    /// Where compiled code is kept.
+    dir: PathBuf,
+    /// Made when it is needed: most nodes have no such function, and it takes memory.
+    machine: Mutex<Option<Arc<Machine>>>,
+    programs: Arc<Programs>,
+    sandboxes: Mutex<Vec<Weak<WasmSandbox>>>,
+}
+
+impl WasmBackend {
+    /// A backend that keeps compiled code in `dir`, which nobody but this user may write to: what
+    /// is in there is run as it is. It is made when it is needed.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        WasmBackend {
+            dir: dir.into(),
+            machine: Mutex::default(),
+            programs: Arc::default(),
+            sandboxes: Mutex::default(),
+        }
+    }
+
+    fn machine(&self) -> Result<Arc<Machine>, CreateError> {
+        let mut machine = lock(&self.machine);
+        if let Some(machine) = &*machine {
+            return Ok(Arc::clone(machine));
+        }
+        let cache = Cache::open(&self.dir)
+            .map_err(|error| CreateError::io(format!("opening {}", self.dir.display()), error))?;
+        let made = Arc::new(Machine::new(cache)?);
+        Ok(Arc::clone(machine.insert(made)))
+    }
+
+    async fn start(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
+        let machine = self.machine()?;
+        let limit = spec.timeout_start;
+        let load = self.programs.load(machine, &spec.code_dir, &spec.handler);
+        let program = match tokio::time::timeout(limit, load).await {
+            Ok(program) => program?,
+            Err(_) => return Err(CreateError::TimedOut(limit)),
+        };
+        let sandbox = Arc::new(WasmSandbox {
+            program,
+            slots: spec.slots.max(1),
+            busy: AtomicU32::new(0),
+            limits: Arc::new(Limits {
+                function: spec.function,
+                handler: spec.handler,
+                memory_mb: spec.memory_mb,
+                memory: Budget::of_mb(spec.memory_mb),
+            }),
+            end: watch::Sender::new(None),
+        });
+        let mut sandboxes = lock(&self.sandboxes);
+        sandboxes.retain(|sandbox| sandbox.strong_count() > 0);
+        sandboxes.push(Arc::downgrade(&sandbox));
+        Ok(sandbox)
+    }
+}
+
+/// Whether `handler` names code in this directory that looks like WebAssembly: what can be told
+/// before it is compiled. File work: call it off the async threads.
+pub fn check(code_dir: &Path, handler: &str) -> Result<(), FunctionError> {
+    code::find(code_dir, handler).and_then(|path| code::check_magic(&path))
+}
+
+impl Backend for WasmBackend {
+    fn name(&self) -> &'static str {
+        "wasm"
+    }
+
+    fn create(&self, spec: SandboxSpec) -> BoxFuture<'_, Result<Arc<dyn Sandbox>, CreateError>> {
+        Box::pin(self.start(spec))
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let sandboxes = std::mem::take(&mut *lock(&self.sandboxes));
+            for sandbox in sandboxes.iter().filter_map(Weak::upgrade) {
+                sandbox.end();
+            }
+        })
+    }
+}
+
+struct WasmSandbox {
+    program: Arc<Program>,
+    slots: u32,
+    busy: AtomicU32,
+    limits: Arc<Limits>,
+    end: watch::Sender<Option<ExitCause>>,
+}
+
+/// A call that runs, until this is dropped.
+struct Slot<'a>(&'a AtomicU32);
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl WasmSandbox {
+    fn end(&self) {
+        self.end.send_if_modified(|end| {
+            let first = end.is_none();
+            end.get_or_insert(ExitCause::new(Exit::Destroyed));
+            first
+        });
+    }
+
+    async fn call(&self, call: Call) -> Result<Reply, CallError> {
+        let before = self.busy.fetch_add(1, Ordering::SeqCst);
+        let _slot = Slot(&self.busy);
+        if before >= self.slots {
+            return Err(CallError::Protocol("no free slot".to_owned()));
+        }
+        let mut end = self.end.subscribe();
+        tokio::select! {
+            biased;
+            end = end.wait_for(Option::is_some) => {
+                let cause = end.ok().and_then(|end| end.clone());
+                Err(CallError::Died(cause.unwrap_or(ExitCause::new(Exit::Destroyed))))
+            }
+            reply = call::run(&self.program, &self.limits, call) => reply,
+        }
+    }
+}
+
+impl Sandbox for WasmSandbox {
+    fn invoke(&self, call: Call) -> BoxFuture<'_, Result<Reply, CallError>> {
+        Box::pin(self.call(call))
+    }
+
+    fn ended(&self) -> BoxFuture<'_, ExitCause> {
+        let mut end = self.end.subscribe();
+        Box::pin(async move {
+            match end.wait_for(Option::is_some).await.as_deref() {
+                Ok(Some(cause)) => cause.clone(),
+                _ => ExitCause::new(Exit::Destroyed),
+            }
+        })
+    }
+
+    fn destroy(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async { self.end() })
+    }
+}
