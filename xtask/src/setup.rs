@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 /// A file that tests use, and Debian's package that has it. Sandboxes see the host's `/usr` only,
 /// so an interpreter elsewhere on the machine doesn't count. `libc.a` links the executor.
-const NEEDED: [(&[&str], &str); 8] = [
+const NEEDED: [(&[&str], &str); 12] = [
     (&["/usr/bin/python3"], "python3"),
     (&["/usr/bin/node"], "nodejs"),
     // For the example of machine learning.
@@ -22,6 +22,14 @@ const NEEDED: [(&[&str], &str); 8] = [
     (&["/usr/bin/cc"], "gcc"),
     (&["/usr/bin/git"], "git"),
     (&["/usr/sbin/dockerd", "/usr/bin/dockerd"], "docker.io"),
+    (&["/usr/bin/clang"], "clang"),
+    (&["/usr/bin/wasm-ld"], "lld"),
+    (&["/usr/include/wasm32-wasi/stdio.h"], "wasi-libc"),
+    (
+        // Its library is in a directory of clang's version.
+        &["/var/lib/dpkg/info/libclang-rt-dev-wasm32.list"],
+        "libclang-rt-dev-wasm32",
+    ),
     (
         &[
             "/usr/lib/x86_64-linux-gnu/libc.a",
@@ -70,21 +78,38 @@ fn apt(arguments: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// rustfmt and clippy, which a minimal toolchain leaves out.
+/// What examples are compiled for.
+const TARGETS: [&str; 2] = ["wasm32-wasip1", "wasm32-wasip2"];
+
+/// rustfmt and clippy, which a minimal toolchain leaves out, and WebAssembly.
 pub(crate) fn toolchain() -> anyhow::Result<()> {
     for (command, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
         if answers("cargo", &[command, "--version"]) {
             continue;
         }
-        println!("adding {component}");
-        let status = Command::new("rustup")
-            .args(["component", "add", component])
-            .stdin(Stdio::null())
-            .status()
-            .context("starting rustup")?;
-        if !status.success() {
-            bail!("`rustup component add {component}` failed ({status})");
+        rustup(&["component", "add", component])?;
+    }
+    let root = Command::new("rustc").args(["--print", "sysroot"]).output();
+    let root = String::from_utf8(root.context("starting rustc")?.stdout)?;
+    let libraries = Path::new(root.trim()).join("lib/rustlib");
+    for target in TARGETS {
+        if !libraries.join(target).exists() {
+            rustup(&["target", "add", target])?;
         }
+    }
+    Ok(())
+}
+
+fn rustup(arguments: &[&str]) -> anyhow::Result<()> {
+    let what = arguments.join(" ");
+    println!("rustup {what}");
+    let status = Command::new("rustup")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .status()
+        .context("starting rustup")?;
+    if !status.success() {
+        bail!("`rustup {what}` failed ({status})");
     }
     Ok(())
 }

@@ -53,6 +53,8 @@ pub enum Language {
     Go,
     /// Java.
     Java,
+    /// Whatever was compiled to WebAssembly.
+    Wasm,
     /// Any program.
     Custom,
 }
@@ -64,7 +66,7 @@ impl Language {
             Self::Python => "/usr/bin/python3",
             Self::Node => "/usr/bin/node",
             Self::Java => "/usr/bin/java",
-            Self::Go | Self::Custom => "",
+            Self::Go | Self::Wasm | Self::Custom => "",
         }
     }
 }
@@ -79,7 +81,7 @@ pub struct Runtime {
 }
 
 /// Names of runtimes in the wild, of this and of older versions of the original.
-const RUNTIMES: [(&str, Language); 13] = [
+const RUNTIMES: [(&str, Language); 14] = [
     ("python314", Language::Python),
     ("python312ml", Language::Python),
     ("python310", Language::Python),
@@ -89,6 +91,7 @@ const RUNTIMES: [(&str, Language); 13] = [
     ("go125", Language::Go),
     ("java21", Language::Java),
     ("java17", Language::Java),
+    ("wasm", Language::Wasm),
     ("custom", Language::Custom),
     // AWS Lambda's names for a program that brings its own runtime.
     ("provided", Language::Custom),
@@ -107,7 +110,8 @@ impl Runtime {
 
     /// What is true of every runtime of `language`.
     pub fn of(language: Language) -> Self {
-        let supports_concurrency = matches!(language, Language::Python | Language::Go);
+        let supports_concurrency =
+            matches!(language, Language::Python | Language::Go | Language::Wasm);
         Self {
             language,
             supports_concurrency,
@@ -138,6 +142,7 @@ mod tests {
             Runtime::by_name("python314").unwrap().language,
             Language::Python
         );
+        assert!(Runtime::by_name("wasm").unwrap().supports_concurrency);
         assert!(!Runtime::by_name("nodejs17ng").unwrap().supports_concurrency);
         assert_eq!(Runtime::by_name("cobol"), None);
     }

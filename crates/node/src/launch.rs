@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serverledge_core::{Language, SandboxId};
+use serverledge_sandbox::wasm::WasmBackend;
 use serverledge_sandbox::{
     Backend, CreateError, Exit, Kind, Prestarted, Sandbox, SandboxSpec, Shim,
 };
@@ -17,16 +18,24 @@ use crate::code::{CodeStore, Digest};
 /// Makes sandboxes for functions and remembers those that are still being destroyed.
 pub struct Launcher {
     backend: Arc<dyn Backend>,
+    wasm: WasmBackend,
     code: Arc<CodeStore>,
     start_timeout: Duration,
     destroying: TaskTracker,
 }
 
 impl Launcher {
-    /// A launcher that gives up a start after `start_timeout`.
-    pub fn new(backend: Arc<dyn Backend>, code: Arc<CodeStore>, start_timeout: Duration) -> Self {
+    /// A launcher that gives up a start after `start_timeout`. What is WebAssembly runs on `wasm`,
+    /// everything else on `backend`.
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        wasm: WasmBackend,
+        code: Arc<CodeStore>,
+        start_timeout: Duration,
+    ) -> Self {
         Self {
             backend,
+            wasm,
             code,
             start_timeout,
             destroying: TaskTracker::new(),
@@ -74,7 +83,8 @@ impl Launcher {
     ) -> Result<Arc<dyn Sandbox>, CreateError> {
         let record = &function.record;
         let shim = shim(function);
-        if shim.is_none() && function.image.is_none() {
+        let is_wasm = function.language == Language::Wasm;
+        if shim.is_none() && function.image.is_none() && !is_wasm {
             return Err(CreateError::Isolation(format!(
                 "no backend of this node runs {:?} functions",
                 function.language
@@ -107,7 +117,10 @@ impl Launcher {
                 loaded => return loaded,
             }
         }
-        self.backend.create(spec).await
+        match is_wasm {
+            true => self.wasm.create(spec).await,
+            false => self.backend.create(spec).await,
+        }
     }
 
     /// Destroys in the background; [`Launcher::close`] waits for it.
@@ -120,6 +133,7 @@ impl Launcher {
     pub async fn close(&self) {
         self.destroying.close();
         self.destroying.wait().await;
+        self.wasm.shutdown().await;
         self.backend.shutdown().await;
     }
 
@@ -144,7 +158,7 @@ fn shim(function: &Function) -> Option<Shim> {
         Language::Node => Some(Shim::Node),
         // An image of these brings its own server.
         Language::Go | Language::Custom => function.image.is_none().then_some(Shim::Bridge),
-        Language::Java => None,
+        Language::Java | Language::Wasm => None,
     }
 }
 

@@ -13,6 +13,7 @@ use hyper::header::HeaderValue;
 use serverledge_api::InvokeReply;
 use serverledge_core::{FunctionId, Language, Runtime, SchedulerConfig};
 use serverledge_sandbox::Backend;
+use serverledge_sandbox::wasm::WasmBackend;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -110,7 +111,9 @@ impl Node {
         let code = CodeStore::open(&path.join("code"), config.code.limits());
         let code = Arc::new(code.context("opening the code in storage.path")?);
         let takes_images = backend.takes_images();
-        let launcher = Launcher::new(backend, Arc::clone(&code), config.sandbox.start_timeout);
+        let wasm = WasmBackend::new(path.join("wasm"));
+        let start_timeout = config.sandbox.start_timeout;
+        let launcher = Launcher::new(backend, wasm, Arc::clone(&code), start_timeout);
         let ahead = (config.sandbox.prestart, config.sandbox.prestart_max);
         let pool = Pool::new(scheduler_config(&config), launcher, ahead);
         let (async_calls, queue) = AsyncCalls::open(async_config(&config), Arc::clone(&store))?;
@@ -227,8 +230,7 @@ impl Node {
     pub(crate) fn function(&self, record: FunctionRecord) -> Option<Function> {
         let runtime = self.runtime(&record.runtime)?;
         let configured = self.config.runtimes.get(&record.runtime.to_lowercase());
-        let image = self
-            .takes_images
+        let image = (self.takes_images && runtime.language != Language::Wasm)
             .then(|| self.image(&record, runtime.language));
         let usual = Path::new(runtime.language.interpreter());
         // Where an image has it is found by its PATH.

@@ -13,7 +13,7 @@ use super::server::{self, Language, Server};
 const BURST: usize = 32;
 
 /// Settings of a node that doesn't want for room.
-const ROOMY: &str = "container.pool.memory: 4096";
+pub(super) const ROOMY: &str = "container.pool.memory: 4096";
 
 /// Between cold starts that are meant to find a sandbox ready.
 const REFILL: Duration = Duration::from_millis(150);
@@ -303,7 +303,7 @@ fn timed<T>(action: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<f64> {
     Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

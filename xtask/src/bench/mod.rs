@@ -8,6 +8,7 @@ mod load;
 mod measure;
 mod report;
 mod server;
+mod wasm;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use self::server::Language;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Benchmark {
     Warm(Language),
+    Wasm,
     Cold,
     Prestarted,
     Burst,
@@ -29,9 +31,10 @@ enum Benchmark {
     Idle,
 }
 
-const BENCHMARKS: [(&str, Benchmark); 8] = [
+const BENCHMARKS: [(&str, Benchmark); 9] = [
     ("warm-python", Benchmark::Warm(Language::Python)),
     ("warm-node", Benchmark::Warm(Language::Node)),
+    ("wasm", Benchmark::Wasm),
     ("cold", Benchmark::Cold),
     ("prestarted", Benchmark::Prestarted),
     ("burst", Benchmark::Burst),
@@ -102,6 +105,7 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
     for benchmark in &plan.benchmarks {
         match benchmark {
             Benchmark::Warm(language) => measure::warm(&plan, *language, &mut report)?,
+            Benchmark::Wasm => wasm::calls(&plan, &mut report)?,
             Benchmark::Cold => measure::cold(&plan, &mut report)?,
             Benchmark::Prestarted => measure::prestarted(&plan, &mut report)?,
             Benchmark::Burst => measure::burst(&plan, &mut report)?,

@@ -123,9 +123,20 @@ impl Server {
             Language::Python => ("python314", "noop.handler", "noop.py"),
             Language::Node => ("nodejs17ng", "noop.js", "noop.js"),
         };
+        self.create_from(name, runtime, handler, &root().join("examples").join(file))
+    }
+
+    /// Registers the function in this file.
+    pub(super) fn create_from(
+        &self,
+        name: &str,
+        runtime: &str,
+        handler: &str,
+        file: &Path,
+    ) -> anyhow::Result<()> {
         let body = json!({
             "Name": name, "Runtime": runtime, "MemoryMB": 128, "Handler": handler,
-            "TarFunctionCode": tar_base64(&root().join("examples"), file)?,
+            "TarFunctionCode": tar_base64(file)?,
         });
         self.request("POST", "/create", &body.to_string())
     }
@@ -242,13 +253,15 @@ fn temporary(what: &str) -> PathBuf {
 }
 
 /// A tar archive with one file, as the API wants it.
-fn tar_base64(directory: &Path, file: &str) -> anyhow::Result<String> {
+fn tar_base64(path: &Path) -> anyhow::Result<String> {
+    let directory = path.parent().context("a file in a directory")?;
+    let file = path.file_name().context("a file")?;
     let script = r#"tar -C "$0" -cf - "$1" | base64 -w0"#;
     let output = Command::new("sh")
         .args(["-c", script])
         .arg(directory)
         .arg(file)
         .output()?;
-    ensure!(output.status.success(), "packing {file} failed");
+    ensure!(output.status.success(), "packing {} failed", path.display());
     Ok(String::from_utf8(output.stdout)?)
 }

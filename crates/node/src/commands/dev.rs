@@ -15,7 +15,7 @@ use super::serve;
 /// Arguments of `serverledge dev`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The function: a .py, .js or .mjs file.
+    /// The function: a .py, .js, .mjs or .wasm file.
     file: PathBuf,
     /// A parameter, `name:text` or `name:=json`; may be repeated.
     #[arg(short, long = "param", value_name = "NAME:VALUE")]
@@ -81,8 +81,9 @@ impl Deployment {
         let (runtime, handler) = match text(file.extension()).as_str() {
             "py" => ("python314", format!("{name}.handler")),
             "js" | "mjs" | "cjs" => ("nodejs17ng", text(file.file_name())),
+            "wasm" => ("wasm", text(file.file_name())),
             _ => bail!(
-                "{}: the file's ending must be .py, .js or .mjs",
+                "{}: the file's ending must be .py, .js, .mjs or .wasm",
                 file.display()
             ),
         };

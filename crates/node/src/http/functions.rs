@@ -16,6 +16,7 @@ use tracing::info;
 use super::error::ApiError;
 use super::{Body, Reply, json};
 use crate::catalog::FunctionRecord;
+use crate::code::Digest;
 use crate::detached::Detached;
 use crate::fetch::CodeUrl;
 use crate::node::Node;
@@ -58,6 +59,7 @@ async fn install(node: &Arc<Node>, spec: FunctionSpec, update: bool) -> Result<R
     check_new(node, &spec.name, update)?;
     let code = store_code(node, archive).await?;
     let record = FunctionRecord { code, ..record };
+    check_code(node, &record).await?;
     let name = record.name.clone();
     let bytes =
         serde_json::to_vec(&record).map_err(|error| crate::store::StoreError::encoding(&error))?;
@@ -292,6 +294,31 @@ async fn store_code(
     let stored = tokio::task::spawn_blocking(store).await;
     let digest = stored.map_err(|_| unreadable())??;
     Ok(Some(digest.as_str().to_owned()))
+}
+
+/// Whether code that can be judged before it runs is what its runtime takes.
+async fn check_code(node: &Arc<Node>, record: &FunctionRecord) -> Result<(), ApiError> {
+    let runtime = node.runtime(&record.runtime);
+    if runtime.is_none_or(|runtime| runtime.language != Language::Wasm) {
+        return Ok(());
+    }
+    let Some(digest) = record.code.clone() else {
+        return Err(ApiError::Invalid {
+            what: "field `TarFunctionCode`: a wasm function needs a module".into(),
+            hint: "send the base64 of a tar with a .wasm file",
+        });
+    };
+    let (node, handler) = (Arc::clone(node), record.handler.clone());
+    let check = move || {
+        let digest = Digest::parse(&digest).map_err(ApiError::Code)?;
+        let dir = node.code.dir(&digest).map_err(ApiError::Code)?;
+        serverledge_sandbox::wasm::check(&dir, &handler).map_err(|error| ApiError::Invalid {
+            what: format!("field `TarFunctionCode`: {}", error.message),
+            hint: "the handler names the file; it may be left out if there is only one",
+        })
+    };
+    let checked = tokio::task::spawn_blocking(check).await;
+    checked.map_err(|_| unreadable())?
 }
 
 fn unreadable() -> ApiError {

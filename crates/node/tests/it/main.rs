@@ -28,4 +28,5 @@ mod recovery;
 mod socket;
 mod support;
 mod transcript;
+mod wasm;
 mod wire;

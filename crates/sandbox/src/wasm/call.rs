@@ -1,8 +1,8 @@
 //! One call: an instance made, run to its end and thrown away.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -19,7 +19,7 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use super::host::{Budget, Capture, Host, Network, Surplus};
 use super::program::{Form, Program};
 use crate::types::FunctionError;
-use crate::{Call, CallError, Reply};
+use crate::{Call, CallError, Reply, lock};
 
 /// Longest result, bytes: as long as one from another runtime may be.
 const RESULT_BYTES_MAX: usize = 56 << 20;
@@ -108,7 +108,9 @@ impl Running {
         match self.program.form {
             Form::Http(_) => wasi.stdout(self.output.clone()),
             _ => wasi
-                .stdin(MemoryInputPipe::new(Bytes::from_owner(Arc::clone(&call.params))))
+                .stdin(MemoryInputPipe::new(Bytes::from_owner(Arc::clone(
+                    &call.params,
+                ))))
                 .stdout(self.result.clone()),
         };
         wasi
@@ -149,26 +151,38 @@ impl Running {
         };
         let request = request(call)?;
         let (sender, answer) = oneshot::channel();
-        let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
-        let answer_to = store.data_mut().http().new_response_outparam(sender)?;
+        let sender = Arc::new(Mutex::new(Some(sender)));
+        let answering = Arc::clone(&sender);
+        let http = |store: &mut Store<Host>| -> wasmtime::Result<_> {
+            let mut http = store.data_mut().http();
+            let request = http.new_incoming_request(Scheme::Http, request)?;
+            let answer_to = http.new_response_outparam_from_callback(move |answer| {
+                let sender = lock(&answering).take();
+                sender.map(|sender| sender.send(answer));
+            })?;
+            Ok((request, answer_to))
+        };
+        let (request, answer_to) = http(store)?;
         let proxy = pre.instantiate_async(&mut *store).await?;
         let handler = proxy.wasi_http_incoming_handler();
         let mut handled = pin!(handler.call_handle(&mut *store, request, answer_to));
         let mut answered = pin!(collect(answer));
         // The body comes while the function runs, and must be taken from it then.
-        let mut done = None;
+        let mut running = true;
         let answered = loop {
             tokio::select! {
                 biased;
-                ended = &mut handled, if done.is_none() => {
+                ended = &mut handled, if running => {
                     ended?;
-                    done = Some(());
+                    running = false;
+                    // The function may have kept what it should have answered with.
+                    lock(&sender).take();
                 }
                 answered = &mut answered => break answered,
             }
         };
         // What it does after its answer is part of the call.
-        if done.is_none() && answered.is_ok() {
+        if running && answered.is_ok() {
             handled.await?;
         }
         Ok(answered.map_or_else(Ended::Failure, Ended::Result))
@@ -247,13 +261,29 @@ fn never(never: std::convert::Infallible) -> wasmtime_wasi_http::Error {
 async fn collect(answer: oneshot::Receiver<Answer>) -> Result<Vec<u8>, FunctionError> {
     let response = match answer.await {
         Ok(Ok(response)) => response,
-        Ok(Err(code)) => return Err(error("HttpError", format!("the function answered {code:?}"))),
-        Err(_) => return Err(error("HttpError", "the function gave no response".to_owned())),
+        Ok(Err(code)) => {
+            return Err(error(
+                "HttpError",
+                format!("the function answered {code:?}"),
+            ));
+        }
+        Err(_) => {
+            return Err(error(
+                "HttpError",
+                "the function gave no response".to_owned(),
+            ));
+        }
     };
     let status = response.status();
     let failed = status.is_client_error() || status.is_server_error();
-    let bytes_max = if failed { SHOWN_BYTES_MAX } else { RESULT_BYTES_MAX };
-    let collected = Limited::new(response.into_body(), bytes_max).collect().await;
+    let bytes_max = if failed {
+        SHOWN_BYTES_MAX
+    } else {
+        RESULT_BYTES_MAX
+    };
+    let collected = Limited::new(response.into_body(), bytes_max)
+        .collect()
+        .await;
     if failed {
         let text = collected.map(|body| body.to_bytes()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -303,7 +333,10 @@ fn encoded(mut written: Vec<u8>) -> Box<[u8]> {
     let text = String::from_utf8_lossy(&written);
     // The end of the line belongs to the terminal.
     let text = text.strip_suffix('\n').unwrap_or(&text);
-    serde_json::Value::from(text).to_string().into_bytes().into()
+    serde_json::Value::from(text)
+        .to_string()
+        .into_bytes()
+        .into()
 }
 
 #[cfg(test)]
@@ -322,6 +355,9 @@ mod tests {
         check("hello\n", "\"hello\"");
         check("two\nlines\n\n", "\"two\\nlines\\n\"");
         check("{} {}", "\"{} {}\"");
-        assert_eq!(*encoded(vec![b'"', 0xff, b'"']), *"\"\\\"\u{fffd}\\\"\"".as_bytes());
+        assert_eq!(
+            *encoded(vec![b'"', 0xff, b'"']),
+            *"\"\\\"\u{fffd}\\\"\"".as_bytes()
+        );
     }
 }

@@ -92,7 +92,14 @@ mod tests {
         let why = |handler: &str| found(handler).unwrap_err().message;
         assert!(why("").contains("no `.wasm` file"));
         std::fs::write(dir.path().join("a.wasm"), b"\0asm\x01\0\0\0").unwrap();
-        for handler in ["", "a.wasm", "./a.wasm", "anything", "../a.wasm", "/etc/passwd"] {
+        for handler in [
+            "",
+            "a.wasm",
+            "./a.wasm",
+            "anything",
+            "../a.wasm",
+            "/etc/passwd",
+        ] {
             assert_eq!(found(handler).unwrap(), "a.wasm", "{handler}");
         }
         std::fs::write(dir.path().join("b.wasm"), b"\x7fELF").unwrap();

@@ -114,9 +114,7 @@ impl Machine {
             }
         }
         let mut bytes = Bytes(Vec::new());
-        self.engine
-            .precompile_compatibility_hash()
-            .hash(&mut bytes);
+        self.engine.precompile_compatibility_hash().hash(&mut bytes);
         bytes.0
     }
 

@@ -93,9 +93,8 @@ impl Programs {
     fn entry(&self, key: &Key) -> Arc<Entry> {
         let mut entries = lock(&self.0);
         // Those that nobody uses or waits for.
-        entries.retain(|_, entry| {
-            Arc::strong_count(entry) > 1 || lock(&entry.0).strong_count() > 0
-        });
+        entries
+            .retain(|_, entry| Arc::strong_count(entry) > 1 || lock(&entry.0).strong_count() > 0);
         Arc::clone(entries.entry(key.clone()).or_default())
     }
 }

@@ -15,3 +15,4 @@ mod harness;
 mod hello;
 mod hostile;
 mod measure;
+mod wasm;

@@ -1,0 +1,246 @@
+//! Functions compiled to WebAssembly, beside others on the same node.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::http::Response;
+use crate::support::{Node, eventually, node, python};
+
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/wasm");
+
+/// A WASI command that copies its input to its output, up to 4 KB.
+const ECHO: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_read"
+    (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write"
+    (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 64))
+    (i32.store (i32.const 4) (i32.const 4096))
+    (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (i32.store (i32.const 4) (i32.load (i32.const 8)))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+
+const ENDLESS: &str = r#"(module (memory (export "memory") 1)
+  (func (export "_start") (loop $forever (br $forever))))"#;
+
+const HOG: &str = r#"(module (memory (export "memory") 1)
+  (func (export "_start")
+    (loop $more
+      (if (i32.eq (memory.grow (i32.const 16)) (i32.const -1)) (then unreachable))
+      (br $more))))"#;
+
+/// The body of `/create` for this code in a file `f.wasm`.
+fn body(name: &str, module: &[u8]) -> Value {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(module.len() as u64);
+    archive
+        .append_data(&mut header, "f.wasm", module)
+        .expect("writing to memory");
+    json!({
+        "Name": name, "Runtime": "wasm", "MemoryMB": 64, "CPUDemand": 0.0, "MaxConcurrency": 1,
+        "Handler": "f.wasm",
+        "TarFunctionCode": BASE64.encode(archive.into_inner().expect("writing to memory")),
+    })
+}
+
+fn text(name: &str, source: &str) -> Value {
+    body(name, &wat::parse_str(source).expect("a module"))
+}
+
+fn create(node: &Node, body: &Value) {
+    node.post("/create", body).expect(200);
+}
+
+fn invoke(node: &Node, name: &str, params: Value) -> Response {
+    let request = json!({ "Params": params, "ReturnOutput": true });
+    node.post(&format!("/invoke/{name}"), &request)
+}
+
+/// Runs a compiler and gives what it has made.
+fn compile(command: &mut Command, made: &Path) -> Vec<u8> {
+    let output = command.output().expect("starting the compiler");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {told}");
+    std::fs::read(made).expect("what the compiler has made")
+}
+
+/// A directory, and a file in it for a compiler to make.
+fn room() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let made = dir.path().join("hello.wasm");
+    (dir, made)
+}
+
+#[test]
+fn calls_have_results_errors_and_limits() {
+    let node = node().start();
+    create(&node, &text("echo", ECHO));
+    let mut warm = Vec::new();
+    for n in 0..2 {
+        let reply = node.invoke("echo", json!({ "n": n })).expect(200);
+        warm.push(reply.field("IsWarmStart") == json!(true));
+        assert_eq!(reply.result(), json!({ "n": n }));
+    }
+    assert_eq!(warm, [false, true]);
+    let id = node.invoke_async("echo", json!({"later": true}));
+    assert_eq!(node.poll(&id).result(), json!({"later": true}));
+
+    create(&node, &text("hog", HOG));
+    let failed = node.invoke("hog", json!({})).expect(500);
+    failed.problem(&["ran out of its 64 MB of memory"]);
+
+    let mut endless = text("endless", ENDLESS);
+    endless["TimeoutSeconds"] = json!(0.3);
+    create(&node, &endless);
+    std::thread::scope(|scope| {
+        let endless = scope.spawn(|| node.invoke("endless", json!({})));
+        // The node answers others meanwhile.
+        for n in 0..50 {
+            let reply = node.invoke("echo", json!({ "n": n }));
+            assert_eq!(reply.result(), json!({ "n": n }));
+        }
+        let reply = endless.join().expect("no panic").expect(504);
+        reply.problem(&["0.3 s"]);
+    });
+    eventually("the endless call gives back its memory", || {
+        (node.busy_memory() == 0).then_some(())
+    });
+    let (status, _) = node.stop();
+    assert!(status.success());
+}
+
+#[test]
+fn they_run_beside_others_and_are_found_again() {
+    let node = node().start();
+    create(&node, &text("echo", ECHO));
+    let source = "import os\ndef handler(p, c): return os.listdir('/app')\n";
+    node.create(&python("p", source));
+    assert_eq!(node.invoke("p", json!({})).result(), json!(["f.py"]));
+    assert_eq!(node.invoke("echo", json!({})).result(), json!({}));
+
+    // An update takes effect at once.
+    let silent = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+    node.post("/update", &text("echo", silent)).expect(200);
+    assert_eq!(node.invoke("echo", json!({})).result(), json!(null));
+    node.post("/update", &text("echo", ECHO)).expect(200);
+
+    let compiled = node.storage().join("wasm");
+    let files = || std::fs::read_dir(&compiled).expect("compiled code").count();
+    assert_eq!(files(), 2);
+    let node = node.kill9().start();
+    assert_eq!(node.invoke("echo", json!([1])).status, 400);
+    assert_eq!(
+        node.invoke("echo", json!({"a": 1})).result(),
+        json!({"a": 1})
+    );
+    assert_eq!(files(), 2);
+}
+
+#[test]
+fn they_need_no_isolation_of_the_machine() {
+    let node = node().set("sandbox.isolation", "process").start();
+    create(&node, &text("echo", ECHO));
+    assert_eq!(
+        node.invoke("echo", json!({"a": 1})).result(),
+        json!({"a": 1})
+    );
+}
+
+#[test]
+fn what_is_no_module_is_refused_when_it_is_registered() {
+    let node = node().start();
+    let refused = node.post("/create", &body("f", b"\x7fELF and so on"));
+    let problem = refused
+        .expect(400)
+        .problem(&["`f.wasm` is not WebAssembly"]);
+    assert!(
+        problem["hint"]
+            .as_str()
+            .expect("a hint")
+            .contains("handler")
+    );
+    let mut none = body("f", b"");
+    none["TarFunctionCode"] = json!("");
+    let refused = node.post("/create", &none).expect(400);
+    refused.problem(&["needs a module"]);
+    assert!(node.functions().is_empty());
+
+    // What only a compiler can see is told by the first call.
+    create(&node, &text("library", "(module (func (export \"f\")))"));
+    let failed = node.invoke("library", json!({})).expect(500);
+    failed.problem(&["library", "_start"]);
+}
+
+#[test]
+fn the_c_example_says_hello() {
+    let (_dir, made) = room();
+    let mut clang = Command::new("clang");
+    clang
+        .args(["--target=wasm32-wasi", "-Os", "-o"])
+        .arg(&made)
+        .arg(Path::new(EXAMPLES).join("hello.c"));
+    let node = node().start();
+    create(&node, &body("hello", &compile(&mut clang, &made)));
+    let reply = invoke(&node, "hello", json!({"a": "ü"})).expect(200);
+    let expected = json!({"message": "Hello from C!", "params": {"a": "ü"}});
+    assert_eq!(reply.result(), expected);
+    let output = reply.field("Output");
+    let output = output.as_str().expect("text");
+    assert!(output.starts_with("hello runs for hello-"), "{output}");
+}
+
+#[test]
+fn the_rust_example_says_hello() {
+    let (_dir, made) = room();
+    let mut rustc = Command::new("rustc");
+    rustc
+        .args(["--target", "wasm32-wasip1", "--edition", "2024", "-O", "-o"])
+        .arg(&made)
+        .arg(Path::new(EXAMPLES).join("hello.rs"));
+    let node = node().start();
+    create(&node, &body("hello", &compile(&mut rustc, &made)));
+    let reply = invoke(&node, "hello", json!({"a": [1]})).expect(200);
+    let expected = json!({"message": "Hello from Rust!", "params": {"a": [1]}});
+    assert_eq!(reply.result(), expected);
+    assert_eq!(reply.field("Output"), json!("9 bytes of parameters\n"));
+}
+
+#[test]
+fn the_http_example_answers_and_reaches_nothing() {
+    let (dir, _) = room();
+    let mut cargo = Command::new("cargo");
+    cargo
+        .args([
+            "build",
+            "--locked",
+            "--release",
+            "--target",
+            "wasm32-wasip2",
+        ])
+        .current_dir(Path::new(EXAMPLES).join("http"))
+        .env("CARGO_TARGET_DIR", dir.path());
+    let made = dir.path().join("wasm32-wasip2/release/http_example.wasm");
+    let node = node().start();
+    create(&node, &body("hello", &compile(&mut cargo, &made)));
+    for n in 0..3 {
+        let reply = invoke(&node, "hello", json!({ "n": n })).expect(200);
+        let expected = json!({"message": "Hello over HTTP!", "params": {"n": n}});
+        assert_eq!(reply.result(), expected);
+        let output = reply.field("Output");
+        let output = output.as_str().expect("text");
+        assert!(output.starts_with("request hello-"), "{output}");
+    }
+    let failed = invoke(&node, "hello", json!({"fail": 1})).expect(500);
+    failed.problem(&["answered 422", "not with {\"fail\":1}"]);
+    let reply = invoke(&node, "hello", json!({"out": 1}));
+    assert_eq!(reply.result(), json!({"reached": false}));
+}
