@@ -104,6 +104,7 @@ pub(crate) fn suggestion(source: &str) -> Option<(&'static str, String)> {
     match path.extension()?.to_str()? {
         "py" => Some(("python314", format!("{stem}.handler"))),
         "js" | "mjs" | "cjs" => Some(("nodejs17ng", path.file_name()?.to_str()?.to_owned())),
+        "wasm" => Some(("wasm", path.file_name()?.to_str()?.to_owned())),
         _ => None,
     }
 }

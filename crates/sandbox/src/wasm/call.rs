@@ -13,7 +13,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
 use wasmtime_wasi_http::WasiHttpView as _;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::host::{Budget, Capture, Host, Network, Surplus};
@@ -157,8 +157,9 @@ impl Running {
             let mut http = store.data_mut().http();
             let request = http.new_incoming_request(Scheme::Http, request)?;
             let answer_to = http.new_response_outparam_from_callback(move |answer| {
-                let sender = lock(&answering).take();
-                sender.map(|sender| sender.send(answer));
+                if let Some(sender) = lock(&answering).take() {
+                    let _ = sender.send(answer.map_err(|code| format!("{code:?}")));
+                }
             })?;
             Ok((request, answer_to))
         };
@@ -234,7 +235,8 @@ enum Ended {
     Failure(FunctionError),
 }
 
-type Answer = Result<Response<HyperOutgoingBody>, ErrorCode>;
+/// A response, or the name of an error.
+type Answer = Result<Response<HyperOutgoingBody>, String>;
 
 fn request(call: &Call) -> wasmtime::Result<Request<RequestBody>> {
     let body = Full::new(Bytes::from_owner(Arc::clone(&call.params)));
@@ -262,10 +264,7 @@ async fn collect(answer: oneshot::Receiver<Answer>) -> Result<Vec<u8>, FunctionE
     let response = match answer.await {
         Ok(Ok(response)) => response,
         Ok(Err(code)) => {
-            return Err(error(
-                "HttpError",
-                format!("the function answered {code:?}"),
-            ));
+            return Err(error("HttpError", format!("the function answered {code}")));
         }
         Err(_) => {
             return Err(error(
