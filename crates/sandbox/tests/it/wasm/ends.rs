@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use serverledge_sandbox::{Backend as _, CallError, Exit, Sandbox as _};
+use serverledge_sandbox::{Backend as _, CallError, Exit};
 
 use super::{ECHO, LOOP, command, error, reply, result, wasm, with_memory};
 use crate::harness::call;
