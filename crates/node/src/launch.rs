@@ -123,6 +123,23 @@ impl Launcher {
         }
     }
 
+    /// Does what of a start can be done when the function is registered.
+    pub(crate) async fn prepare(&self, function: &Function) {
+        if function.language != Language::Wasm {
+            return;
+        }
+        let record = &function.record;
+        let prepared = match self.code_dir(record.code.clone()).await {
+            Ok(code_dir) => self.wasm.prepare(&code_dir, &record.handler).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = prepared {
+            // Each call will say so, too.
+            let (function, error) = (&record.name, crate::chain(&error));
+            warn!(function, error, "the function could not be compiled");
+        }
+    }
+
     /// Destroys in the background; [`Launcher::close`] waits for it.
     pub fn destroy(&self, sandbox: Arc<dyn Sandbox>) {
         self.destroying

@@ -458,6 +458,12 @@ impl Pool {
         }
     }
 
+    /// The function is new: has done in the background what its first sandbox would have to wait for.
+    pub(crate) fn prepare(self: &Arc<Self>, function: &Arc<Function>) {
+        let (pool, function) = (Arc::clone(self), Arc::clone(function));
+        tokio::spawn(async move { pool.launcher.prepare(&function).await });
+    }
+
     /// Starts sandboxes ahead, one by one, until there are enough or memory is short.
     async fn prestart(self: &Arc<Self>, kind: Kind) {
         loop {

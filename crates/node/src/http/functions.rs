@@ -66,7 +66,9 @@ async fn install(node: &Arc<Node>, spec: FunctionSpec, update: bool) -> Result<R
     let function = node.function(record).ok_or(ApiError::InvalidRuntime)?;
     node.store.put_function(&name, bytes).await?;
     node.pool.expect(&function);
-    if let Some(former) = node.catalog.insert(Arc::new(function)) {
+    let function = Arc::new(function);
+    node.pool.prepare(&function);
+    if let Some(former) = node.catalog.insert(function) {
         node.pool.retire(&former);
     }
     Ok(json(&Created { name: &name }))

@@ -322,7 +322,8 @@ fn encoded(mut written: Vec<u8>) -> Box<[u8]> {
     if written.is_empty() {
         return Box::from(*b"null");
     }
-    if serde_json::from_slice::<IgnoredAny>(&written).is_ok() {
+    let is_json = |text: &str| serde_json::from_str::<IgnoredAny>(text).is_ok();
+    if std::str::from_utf8(&written).is_ok_and(is_json) {
         let end = written.trim_ascii_end().len();
         written.truncate(end);
         let start = written.len() - written.trim_ascii_start().len();

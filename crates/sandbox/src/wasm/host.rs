@@ -21,8 +21,15 @@ use wasmtime_wasi_http::{
 use super::engine::Ticking;
 use crate::lock;
 
-/// Handles of streams, requests, timers and the like that one instance may have.
-const HANDLES_MAX: usize = 16 << 10;
+/// Handles of streams, requests, timers and the like that one instance may have. Each may hold some
+/// of the node's own memory: as much as the next two say.
+const HANDLES_MAX: usize = 1 << 10;
+/// The fields of one request or response, bytes as they are kept.
+const FIELDS_BYTES_MAX: usize = 64 << 10;
+/// What a response has written and nobody has taken yet.
+const BODY_BYTES_MAX: usize = 64 << 10;
+/// Random bytes that one instance gets at a time.
+const RANDOM_BYTES_MAX: u64 = 1 << 20;
 /// What an instance writes at a time.
 const WRITE_BYTES_MAX: usize = 64 << 10;
 
@@ -38,11 +45,14 @@ pub(super) struct Host {
 impl Host {
     pub(super) fn new(mut wasi: WasiCtxBuilder, network: Network, budget: &Arc<Budget>) -> Self {
         network.apply(&mut wasi);
+        wasi.max_random_size(RANDOM_BYTES_MAX);
         let mut wasi = wasi.build_p1();
         wasi.ctx().table.set_max_capacity(HANDLES_MAX);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(FIELDS_BYTES_MAX);
         Host {
             wasi,
-            http: WasiHttpCtx::new(),
+            http,
             network,
             memory: Memory {
                 budget: Arc::clone(budget),
@@ -103,6 +113,10 @@ impl WasiHttpHooks for Network {
         match self {
             Network::None => Box::new(std::future::ready(Err(Error::HttpRequestDenied))),
         }
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_BYTES_MAX
     }
 }
 

@@ -70,6 +70,13 @@ impl WasmBackend {
         Ok(Arc::clone(machine.insert(made)))
     }
 
+    /// Compiles the code that `handler` names, if it isn't yet, so that its first sandbox need not.
+    pub async fn prepare(&self, code_dir: &Path, handler: &str) -> Result<(), CreateError> {
+        let machine = self.machine()?;
+        let load = self.programs.load(machine, code_dir, handler);
+        load.await.map(drop)
+    }
+
     async fn start(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
         let machine = self.machine()?;
         let limit = spec.timeout_start;

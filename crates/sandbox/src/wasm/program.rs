@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use tokio::task::spawn_blocking;
 use wasmtime::component::Component;
-use wasmtime::{InstancePre, Module, ModuleExport};
+use wasmtime::{Engine, InstancePre, Module, ModuleExport, Precompiled};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
@@ -43,7 +43,7 @@ pub(super) enum Form {
 #[derive(Default)]
 pub(super) struct Programs(Mutex<HashMap<Key, Arc<Entry>>>);
 
-/// Its lock is held while the program is compiled, so that others wait rather than do the same.
+/// Its lock is held while the program is made, so that others wait rather than do the same.
 #[derive(Default)]
 struct Entry(Mutex<Weak<Program>>);
 
@@ -56,38 +56,63 @@ impl Programs {
         code_dir: &Path,
         handler: &str,
     ) -> Result<Arc<Program>, CreateError> {
-        let closed = |_| CreateError::Isolation("the node stops".to_owned());
-        let permit = Arc::clone(&machine.compiling).acquire_owned().await;
-        let permit = permit.map_err(closed)?;
-        let programs = Arc::clone(self);
         let (code_dir, handler) = (code_dir.to_owned(), handler.to_owned());
-        let load = move || {
-            let _permit = permit;
+        let (programs, found_by) = (Arc::clone(self), Arc::clone(&machine));
+        let find = move || {
             let module = code::find(&code_dir, &handler).and_then(|path| code::read(&path))?;
-            programs.program(&machine, &module)
+            let key = Key::of(&module, &found_by.compatibility());
+            let found = programs.find(&found_by, &key)?;
+            Ok((found, module, key))
         };
-        match spawn_blocking(load).await {
-            Ok(program) => program.map_err(CreateError::Load),
-            Err(panic) => Err(CreateError::Isolation(panic.to_string())),
+        let (found, module, key) = blocking(find).await?;
+        if let Some(program) = found {
+            return Ok(program);
+        }
+        // What is compiled already never waits for what is not.
+        let permit = Arc::clone(&machine.compiling).acquire_owned().await;
+        let permit = permit.map_err(|_| CreateError::Isolation("the node stops".to_owned()))?;
+        let programs = Arc::clone(self);
+        let make = move || {
+            let _permit = permit;
+            programs.make(&machine, &module, &key)
+        };
+        blocking(make).await
+    }
+
+    /// The program if that takes no compiler.
+    fn find(
+        &self,
+        machine: &Arc<Machine>,
+        key: &Key,
+    ) -> Result<Option<Arc<Program>>, FunctionError> {
+        let entry = self.entry(key);
+        let Ok(mut program) = entry.0.try_lock() else {
+            // Somebody is making it.
+            return Ok(None);
+        };
+        if let Some(program) = program.upgrade() {
+            return Ok(Some(program));
+        }
+        match compiled(machine, key) {
+            Some(compiled) => linked(machine, &compiled, &mut program).map(Some),
+            None => Ok(None),
         }
     }
 
-    fn program(
+    /// The program, whatever it takes.
+    fn make(
         &self,
         machine: &Arc<Machine>,
         module: &[u8],
+        key: &Key,
     ) -> Result<Arc<Program>, FunctionError> {
-        let key = Key::of(module, &machine.compatibility());
-        let entry = self.entry(&key);
+        let entry = self.entry(key);
         let mut program = lock(&entry.0);
         if let Some(program) = program.upgrade() {
             return Ok(program);
         }
-        let form = form(machine, module, &key).map_err(|error| explained(&error))?;
-        let machine = Arc::clone(machine);
-        let made = Arc::new(Program { machine, form });
-        *program = Arc::downgrade(&made);
-        Ok(made)
+        let compiled = compile(machine, module, key).map_err(|error| explained(&error))?;
+        linked(machine, &compiled, &mut program)
     }
 
     fn entry(&self, key: &Key) -> Arc<Entry> {
@@ -99,20 +124,75 @@ impl Programs {
     }
 }
 
-fn form(machine: &Machine, module: &[u8], key: &Key) -> wasmtime::Result<Form> {
-    if module.get(4..8) == Some(&COMPONENT_VERSION) {
-        return component(machine, &compiled_component(machine, module, key)?);
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FunctionError> + Send + 'static,
+) -> Result<T, CreateError> {
+    match spawn_blocking(work).await {
+        Ok(result) => result.map_err(CreateError::Load),
+        Err(panic) => Err(CreateError::Isolation(panic.to_string())),
     }
-    let module = compiled_module(machine, module, key)?;
+}
+
+enum Compiled {
+    Module(Module),
+    Component(Component),
+}
+
+fn compile(machine: &Machine, bytes: &[u8], key: &Key) -> wasmtime::Result<Compiled> {
+    let (engine, cache) = (&machine.engine, &machine.cache);
+    if bytes.get(4..8) == Some(&COMPONENT_VERSION) {
+        let component = Component::from_binary(engine, bytes)?;
+        cache.put(key, &component.serialize()?);
+        return Ok(Compiled::Component(component));
+    }
+    let module = Module::from_binary(engine, bytes)?;
+    cache.put(key, &module.serialize()?);
+    Ok(Compiled::Module(module))
+}
+
+/// What was compiled before.
+fn compiled(machine: &Machine, key: &Key) -> Option<Compiled> {
+    let kept = machine.cache.get(key)?;
+    // SAFETY: the cache's directory is this user's alone, and the file is what was written.
+    // JUSTIFICATION: compiling takes seconds where this takes milliseconds.
+    match Engine::detect_precompiled(&kept)? {
+        Precompiled::Module => unsafe { Module::deserialize(&machine.engine, kept) }
+            .ok()
+            .map(Compiled::Module),
+        Precompiled::Component => unsafe { Component::deserialize(&machine.engine, kept) }
+            .ok()
+            .map(Compiled::Component),
+    }
+}
+
+/// Links it and lets others find it.
+fn linked(
+    machine: &Arc<Machine>,
+    compiled: &Compiled,
+    place: &mut Weak<Program>,
+) -> Result<Arc<Program>, FunctionError> {
+    let form = match compiled {
+        Compiled::Module(module) => command(machine, module),
+        Compiled::Component(component) => of_component(machine, component),
+    };
+    let program = Arc::new(Program {
+        machine: Arc::clone(machine),
+        form: form.map_err(|error| explained(&error))?,
+    });
+    *place = Arc::downgrade(&program);
+    Ok(program)
+}
+
+fn command(machine: &Machine, module: &Module) -> wasmtime::Result<Form> {
     let start = module.get_export_index("_start").ok_or_else(|| {
         let why = "it has no function `_start`: it is a library, not a WASI command";
         wasmtime::Error::msg(why)
     })?;
-    let pre = machine.linker.instantiate_pre(&module)?;
+    let pre = machine.linker.instantiate_pre(module)?;
     Ok(Form::Module { pre, start })
 }
 
-fn component(machine: &Machine, component: &Component) -> wasmtime::Result<Form> {
+fn of_component(machine: &Machine, component: &Component) -> wasmtime::Result<Form> {
     let pre = machine.component_linker.instantiate_pre(component)?;
     if let Ok(proxy) = ProxyPre::new(pre.clone()) {
         return Ok(Form::Http(proxy));
@@ -121,34 +201,6 @@ fn component(machine: &Machine, component: &Component) -> wasmtime::Result<Form>
         let why = "it exports neither `wasi:cli/run` nor `wasi:http/incoming-handler` of WASI 0.2";
         error.context(why)
     })
-}
-
-fn compiled_module(machine: &Machine, bytes: &[u8], key: &Key) -> wasmtime::Result<Module> {
-    let (engine, cache) = (&machine.engine, &machine.cache);
-    if let Some(kept) = cache.get(key) {
-        // SAFETY: the cache's directory is this user's alone, and the file is what was written.
-        // JUSTIFICATION: compiling takes seconds where this takes milliseconds.
-        if let Ok(module) = unsafe { Module::deserialize(engine, kept) } {
-            return Ok(module);
-        }
-    }
-    let module = Module::from_binary(engine, bytes)?;
-    cache.put(key, &module.serialize()?);
-    Ok(module)
-}
-
-fn compiled_component(machine: &Machine, bytes: &[u8], key: &Key) -> wasmtime::Result<Component> {
-    let (engine, cache) = (&machine.engine, &machine.cache);
-    if let Some(kept) = cache.get(key) {
-        // SAFETY: the cache's directory is this user's alone, and the file is what was written.
-        // JUSTIFICATION: compiling takes seconds where this takes milliseconds.
-        if let Ok(component) = unsafe { Component::deserialize(engine, kept) } {
-            return Ok(component);
-        }
-    }
-    let component = Component::from_binary(engine, bytes)?;
-    cache.put(key, &component.serialize()?);
-    Ok(component)
 }
 
 fn explained(error: &wasmtime::Error) -> FunctionError {
