@@ -30,21 +30,21 @@ pub(super) fn calls(plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
             rounds.push([one("command")?, one("http")?]);
         }
         for (at, (name, _)) in functions.iter().enumerate() {
-            let p50 = median(rounds.iter().map(|round| round[at].p50)) / 1e3;
-            let p99 = median(rounds.iter().map(|round| round[at].p99)) / 1e3;
+            let p50 = median(rounds.iter().map(|round| round[at].p50));
+            let p99 = median(rounds.iter().map(|round| round[at].p99));
             let rate = median(rounds.iter().map(|round| round[at].rate));
             let is_command = *name == "command";
             let what = |figure: &str| format!("wasm {name}, {connections} connections: {figure}");
             report.promise(Promise {
                 what: what("p50"),
                 measured: p50,
-                unit: "ms",
+                unit: "us",
                 limit: match (is_command, connections) {
-                    (true, 1) => Limit::AtMost(0.3),
-                    (false, 1) => Limit::AtMost(0.6),
+                    (true, 1) => Limit::AtMost(300.0),
+                    (false, 1) => Limit::AtMost(600.0),
                     _ => Limit::None,
                 },
-                remark: format!("p99 {p99:.2} ms"),
+                remark: format!("p99 {p99:.0} us"),
             });
             report.promise(Promise {
                 what: what("calls a second"),

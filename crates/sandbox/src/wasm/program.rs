@@ -111,7 +111,9 @@ impl Programs {
         if let Some(program) = program.upgrade() {
             return Ok(program);
         }
-        let compiled = compile(machine, module, key).map_err(|error| explained(&error))?;
+        let compiled = compile(machine, module, key).map_err(|error| explained(&error));
+        give_back_memory();
+        let compiled = compiled?;
         linked(machine, &compiled, &mut program)
     }
 
@@ -121,6 +123,16 @@ impl Programs {
         entries
             .retain(|_, entry| Arc::strong_count(entry) > 1 || lock(&entry.0).strong_count() > 0);
         Arc::clone(entries.entry(key.clone()).or_default())
+    }
+}
+
+/// The compiler leaves hundreds of megabytes in the allocator, which would keep them.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it moves nothing that is in use, and may be called at any time from any thread.
+    // JUSTIFICATION: there is no safe way to it, and the memory is worth more than the call.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 
@@ -153,16 +165,16 @@ fn compile(machine: &Machine, bytes: &[u8], key: &Key) -> wasmtime::Result<Compi
 /// What was compiled before.
 fn compiled(machine: &Machine, key: &Key) -> Option<Compiled> {
     let kept = machine.cache.get(key)?;
+    let engine = &machine.engine;
     // SAFETY: the cache's directory is this user's alone, and the file is what was written.
     // JUSTIFICATION: compiling takes seconds where this takes milliseconds.
-    match Engine::detect_precompiled(&kept)? {
-        Precompiled::Module => unsafe { Module::deserialize(&machine.engine, kept) }
-            .ok()
-            .map(Compiled::Module),
-        Precompiled::Component => unsafe { Component::deserialize(&machine.engine, kept) }
-            .ok()
-            .map(Compiled::Component),
-    }
+    let compiled = unsafe {
+        match Engine::detect_precompiled(&kept)? {
+            Precompiled::Module => Module::deserialize(engine, kept).map(Compiled::Module),
+            Precompiled::Component => Component::deserialize(engine, kept).map(Compiled::Component),
+        }
+    };
+    compiled.ok()
 }
 
 /// Links it and lets others find it.
