@@ -10,9 +10,10 @@ use tempfile::TempDir;
 
 /// A file that tests use, and Debian's package that has it. Sandboxes see the host's `/usr` only,
 /// so an interpreter elsewhere on the machine doesn't count. `libc.a` links the executor.
-const NEEDED: [(&[&str], &str); 12] = [
+const NEEDED: [(&[&str], &str); 13] = [
     (&["/usr/bin/python3"], "python3"),
     (&["/usr/bin/node"], "nodejs"),
+    (&["/usr/bin/javac"], "default-jdk-headless"),
     // For the example of machine learning.
     (
         &["/usr/lib/python3/dist-packages/sklearn"],

@@ -175,7 +175,10 @@ fn shim(function: &Function) -> Option<Shim> {
         Language::Node => Some(Shim::Node),
         // An image of these brings its own server.
         Language::Go | Language::Custom => function.image.is_none().then_some(Shim::Bridge),
-        Language::Java | Language::Wasm => None,
+        Language::Java => function.image.is_none().then_some(Shim::Java {
+            memory_mb: function.record.memory_mb,
+        }),
+        Language::Wasm => None,
     }
 }
 

@@ -229,18 +229,8 @@ impl Node {
     /// A record as a function that can be invoked; `None` for a runtime this node doesn't have.
     pub(crate) fn function(&self, record: FunctionRecord) -> Option<Function> {
         let runtime = self.runtime(&record.runtime)?;
-        let configured = self.config.runtimes.get(&record.runtime.to_lowercase());
         let image = (self.takes_images && runtime.language != Language::Wasm)
             .then(|| self.image(&record, runtime.language));
-        let usual = Path::new(runtime.language.interpreter());
-        // Where an image has it is found by its PATH.
-        let usual = usual
-            .file_name()
-            .filter(|_| self.takes_images)
-            .map_or(usual, Path::new);
-        let interpreter = configured
-            .and_then(|runtime| runtime.path.clone())
-            .unwrap_or_else(|| usual.to_owned());
         let limit = &self.config.function;
         let timeout = record
             .timeout_seconds
@@ -253,11 +243,25 @@ impl Node {
                 max_concurrency: record.max_concurrency,
             },
             language: runtime.language,
-            interpreter,
+            interpreter: self.interpreter(&record.runtime, runtime.language),
             image,
             timeout: timeout.min(limit.timeout_max),
             record,
         })
+    }
+
+    /// Where the interpreter of a runtime is.
+    pub(crate) fn interpreter(&self, runtime: &str, language: Language) -> PathBuf {
+        let configured = self.config.runtimes.get(&runtime.to_lowercase());
+        let usual = Path::new(language.interpreter());
+        // Where an image has it is found by its PATH.
+        let usual = usual
+            .file_name()
+            .filter(|_| self.takes_images)
+            .map_or(usual, Path::new);
+        configured
+            .and_then(|runtime| runtime.path.clone())
+            .unwrap_or_else(|| usual.to_owned())
     }
 
     /// The image for a function's sandboxes.

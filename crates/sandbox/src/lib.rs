@@ -18,6 +18,7 @@ mod error;
 mod executor;
 pub mod fake;
 mod instance;
+pub mod java;
 mod log;
 pub mod oci;
 pub mod probe;

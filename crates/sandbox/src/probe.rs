@@ -88,6 +88,7 @@ pub fn isolation() -> Report {
         "/usr/bin/node",
         "install Node.js (Debian: apt install nodejs)",
     ));
+    items.push(java(Path::new("/usr/bin/java")));
     Report { items, rootless }
 }
 
@@ -280,6 +281,16 @@ fn interpreter(language: &str, path: &str, remedy: &str) -> Item {
         Err(error) => Err(format!("{path}: {error}")),
     };
     item(language, false, found, remedy)
+}
+
+/// Not asked for its version, which would take a while: it is in a file.
+fn java(path: &Path) -> Item {
+    let found = crate::java::find(path).map(|jdk| match jdk.version.as_str() {
+        "" => jdk.home.display().to_string(),
+        version => format!("JDK {version} at {}", jdk.home.display()),
+    });
+    let remedy = "install a JDK, 17 or later (Debian: apt install default-jdk-headless)";
+    item("Java", false, found, remedy)
 }
 
 #[cfg(test)]

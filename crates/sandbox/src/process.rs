@@ -4,6 +4,7 @@
 //! and does whatever the node's user can, without limits of memory, CPU or processes, and a
 //! process that leaves its process group outlives its sandbox.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -18,6 +19,7 @@ use tokio::process::{Child, Command};
 use crate::body::{Body, Guard, Registry, RunDir, Watched};
 use crate::executor::{ENVIRONMENT, command, variables};
 use crate::instance::load;
+use crate::java::Kits;
 use crate::log::LogTail;
 use crate::wire::Listener;
 use crate::{Backend, BoxFuture, CreateError, Exit, Sandbox, SandboxSpec, Shim};
@@ -29,6 +31,7 @@ const STATE_DIR_MAX: usize = 107 - "/sandboxes/18446744073709551615/node.sock".l
 /// Makes sandboxes that are plain processes.
 pub struct ProcessBackend {
     state_dir: PathBuf,
+    java: Kits,
     registry: Registry,
 }
 
@@ -52,9 +55,20 @@ impl ProcessBackend {
             shim.install(&state_dir)?;
         }
         Ok(Arc::new(ProcessBackend {
+            java: Kits::open(state_dir.join("java"))?,
             state_dir,
             registry: Registry::default(),
         }))
+    }
+
+    async fn command(&self, spec: &SandboxSpec, shim: Shim) -> Result<Vec<OsString>, CreateError> {
+        if let Shim::Java { memory_mb } = shim {
+            let kit = self.java.kit(&spec.interpreter).await?;
+            return Ok(kit.command_outside(&spec.interpreter, memory_mb));
+        }
+        let shim_file = self.state_dir.join(shim.file_name());
+        let argv = command(&spec.interpreter, shim, &shim_file);
+        Ok(argv.into_iter().map(OsString::from).collect())
     }
 
     async fn make(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
@@ -66,10 +80,9 @@ impl ProcessBackend {
         let listener = Listener::bind(&socket).map_err(making)?;
         let (log, writer) = io::pipe().map_err(making)?;
 
-        let shim_file = self.state_dir.join(shim.file_name());
-        let argv = command(&spec.interpreter, shim, &shim_file);
+        let argv = self.command(&spec, shim).await?;
         let variables = variables(&socket.to_string_lossy(), &spec.preload);
-        let child = Command::new(argv[0])
+        let child = Command::new(&spec.interpreter)
             .args(&argv[1..])
             .env_clear()
             .envs(ENVIRONMENT.iter().filter_map(|entry| entry.split_once('=')))
@@ -82,7 +95,9 @@ impl ProcessBackend {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .map_err(|source| CreateError::io(format!("starting {}", argv[0].display()), source))?;
+            .map_err(|source| {
+                CreateError::io(format!("starting {}", spec.interpreter.display()), source)
+            })?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
         let pid = pid.ok_or_else(|| making(io::ErrorKind::NotFound.into()))?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| making(error.into()))?;

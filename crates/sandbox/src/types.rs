@@ -77,6 +77,12 @@ pub enum Shim {
     Node,
     /// Any program, run by the executor's bridge, which needs no interpreter.
     Bridge,
+    /// Java, where the machine's own JDK serves: see [`crate::java`]. How much memory its objects may
+    /// take is fixed when it starts.
+    Java {
+        /// See [`SandboxSpec::memory_mb`].
+        memory_mb: u64,
+    },
 }
 
 impl Shim {
@@ -89,6 +95,7 @@ impl Shim {
             Shim::Python => "shim.py",
             Shim::Node => "shim.mjs",
             Shim::Bridge => "executor",
+            Shim::Java { .. } => "Shim.java",
         }
     }
 
@@ -98,6 +105,7 @@ impl Shim {
             Shim::Python => include_bytes!("../shims/shim.py"),
             Shim::Node => include_bytes!("../shims/shim.mjs"),
             Shim::Bridge => EXECUTOR,
+            Shim::Java { .. } => include_bytes!("../shims/Shim.java"),
         }
     }
 
@@ -107,13 +115,15 @@ impl Shim {
             Shim::Python | Shim::Bridge => 0,
             // The thread pool for files and names.
             Shim::Node => 4,
+            // A compiler of the JVM, and what cleans up after buffers and references.
+            Shim::Java { .. } => 4,
         }
     }
 
     /// Files that are beside the shim, with their names.
     pub(crate) fn files(self) -> &'static [(&'static str, &'static [u8])] {
         match self {
-            Shim::Python | Shim::Bridge => &[],
+            Shim::Python | Shim::Bridge | Shim::Java { .. } => &[],
             // What a first `require` needs is loaded by loading this one.
             Shim::Node => &[("warm-up.js", b"module.exports = () => null;\n")],
         }
@@ -138,7 +148,7 @@ impl Shim {
             // -I: ignore environment and user's site; -S: no `site`, whose path hunt costs 5 ms;
             // -B: the code directory is read-only, don't try to write byte code.
             Shim::Python => &["-I", "-S", "-B"],
-            Shim::Node | Shim::Bridge => &[],
+            Shim::Node | Shim::Bridge | Shim::Java { .. } => &[],
         }
     }
 }

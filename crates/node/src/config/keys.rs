@@ -85,7 +85,7 @@ pub(super) enum Set {
     RuntimeImage,
 }
 
-const LANGUAGES: &[&str] = &["python", "nodejs"];
+const LANGUAGES: &[&str] = &["python", "nodejs", "java"];
 
 impl Set {
     /// Reads `value` and sets it; `name` is what stands for `<name>` in the key. An error says
@@ -207,6 +207,7 @@ fn language(text: &str) -> Option<Language> {
     match text.to_lowercase().as_str() {
         "python" => Some(Language::Python),
         "nodejs" | "node" => Some(Language::Node),
+        "java" => Some(Language::Java),
         _ => None,
     }
 }

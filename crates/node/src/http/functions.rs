@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serverledge_api::FunctionSpec;
 use serverledge_core::{FunctionName, Language};
 use serverledge_sandbox::docker::check_image;
+use serverledge_sandbox::java;
 use tokio::sync::MutexGuard;
 use tracing::info;
 
@@ -207,10 +208,13 @@ fn check_runs(node: &Node, spec: &FunctionSpec, language: Language) -> Result<()
             ),
         };
     }
-    if language == Language::Java {
+    if language == Language::Java
+        && let Err(why) = java::find(&node.interpreter(runtime, language))
+    {
         return invalid(
-            format!("no backend of this node runs the runtime '{runtime}'"),
-            "use another runtime, or a node with sandbox.backend: docker",
+            format!("the runtime '{runtime}' has no Java here: {why}"),
+            "install a JDK, 17 or later (Debian: apt install default-jdk-headless), and restart \
+             the node, or set runtime.<name>.path",
         );
     }
     if language == Language::Custom && !spec.custom_image.is_empty() {

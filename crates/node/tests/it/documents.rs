@@ -75,6 +75,8 @@ fn typed(command: &str) -> Option<String> {
             let command = command.replace("target/release/serverledge-cli", &client);
             Some(command.replace("target/release/serverledge", SERVERLEDGE))
         }
+        // A compiler of functions.
+        Some("javac") => Some(command.to_owned()),
         _ => panic!("no rule for the command `{command}`: say here how it is run"),
     }
 }

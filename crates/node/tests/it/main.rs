@@ -1,6 +1,6 @@
 //! Black-box tests of the node: the real program with its real sandboxes, over HTTP.
 //!
-//! They need root, namespaces and cgroups, Python 3 and Node.js, as the built-in sandboxes do, and
+//! They need root, namespaces and cgroups, Python 3, Node.js and a JDK, as the built-in sandboxes do, and
 //! a Docker engine; they fail where these are missing: a machine that can't run them hasn't tested the node.
 
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ mod disk;
 mod docker;
 mod documents;
 mod hostile;
+mod java;
 mod lifecycle;
 mod preload;
 mod probe;

@@ -1,5 +1,6 @@
 //! The node's part: makes what a sandbox needs, asks the helper for it, and loads the function.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,13 +16,14 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::helper::ROOTLESS_UID;
 use super::link::Link;
-use super::message::{Create, Deliver, Request};
+use super::message::{Create, Deliver, Request, Setup};
 use super::root::SHIM_DIR;
 use super::{OciConfig, STATUS_SETUP_FAILED};
 use crate::body::{Body, Guard, Registry, RunDir, Watched};
 use crate::cgroup::{Groups, Limits, Version, hash};
 use crate::executor::{self, ENVIRONMENT};
 use crate::instance::{Greeted, Limit, greet};
+use crate::java::Kits;
 use crate::log::LogTail;
 use crate::wire::Listener;
 use crate::{Backend, BoxFuture, CreateError, Exit, Kind, Prestarted, Sandbox, SandboxSpec, Shim};
@@ -96,6 +98,9 @@ pub struct OciBackend {
     config: OciConfig,
     groups: Groups,
     seccomp: Vec<u8>,
+    java: Kits,
+    /// What a new helper is told.
+    setup: Setup,
     link: tokio::sync::Mutex<Arc<Link>>,
     registry: Registry,
     /// Whether each sandbox has a user of its own.
@@ -122,13 +127,21 @@ impl OciBackend {
                 "no cgroup controller: a weaker limit is used"
             );
         }
-        let link = Link::start(&config.helper, &config.state_dir.join("root")).await?;
+        let java = Kits::open(config.state_dir.join("java"))
+            .map_err(|source| CreateError::io("preparing the directory for Java", source))?;
+        let setup = Setup {
+            root: config.state_dir.join("root"),
+            java: java.dir().to_owned(),
+        };
+        let link = Link::start(&config.helper, &setup).await?;
         let first_user = hash(&config.state_dir);
         let own_users = !link.rootless && is_mapped(config.uid_base);
         Ok(Arc::new(OciBackend {
             config,
             groups,
             seccomp,
+            java,
+            setup,
             link: tokio::sync::Mutex::new(Arc::new(link)),
             registry: Registry::default(),
             own_users,
@@ -146,8 +159,7 @@ impl OciBackend {
         let mut link = self.link.lock().await;
         if !link.is_alive() {
             tracing::warn!("the sandbox helper has ended and is started again");
-            let root = self.config.state_dir.join("root");
-            *link = Arc::new(Link::start(&self.config.helper, &root).await?);
+            *link = Arc::new(Link::start(&self.config.helper, &self.setup).await?);
         }
         Ok(link.clone())
     }
@@ -202,6 +214,7 @@ impl OciBackend {
             let outside = format!("the interpreter {path} is not under /usr");
             return Err(CreateError::Isolation(outside));
         }
+        let argv = self.command(&birth.kind).await?;
         let link = self.link().await?;
         let making = |source| CreateError::io("making the sandbox's directory and pipes", source);
         let dir = self
@@ -211,7 +224,7 @@ impl OciBackend {
             .join(birth.id.to_string());
         let dir = RunDir::create(dir).map_err(making)?;
         let listener = Listener::bind(&dir.path().join("node.sock")).map_err(making)?;
-        let pipes = self.pipes(&birth.kind).map_err(making)?;
+        let pipes = self.pipes(&birth.kind, &argv).map_err(making)?;
         let cgroup = self.create_early(&birth).await?;
         let cgroup_dir = cgroup.as_ref().and_then(|cgroup| cgroup.open_dir());
 
@@ -280,9 +293,18 @@ impl OciBackend {
         limits(spec, self.config.process_max)
     }
 
-    fn pipes(&self, kind: &Kind) -> io::Result<Pipes> {
+    async fn command(&self, kind: &Kind) -> Result<Vec<OsString>, CreateError> {
+        if let Shim::Java { memory_mb } = kind.shim {
+            let kit = self.java.kit(&kind.interpreter).await?;
+            return Ok(kit.command(&kind.interpreter, memory_mb));
+        }
         let shim = Path::new(SHIM_DIR).join(kind.shim.file_name());
         let argv = executor::command(&kind.interpreter, kind.shim, &shim);
+        Ok(argv.into_iter().map(OsString::from).collect())
+    }
+
+    fn pipes(&self, kind: &Kind, argv: &[OsString]) -> io::Result<Pipes> {
+        let argv: Vec<_> = argv.iter().map(OsString::as_os_str).collect();
         let variables = executor::variables("/run/serverledge/node.sock", &kind.preload);
         let mut environment = ENVIRONMENT.to_vec();
         environment.extend(variables.iter().map(String::as_str));

@@ -63,11 +63,13 @@ fn serve(node: BorrowedFd<'_>) -> io::Result<()> {
     ] {
         sys::set_signal(signal, true);
     }
-    let Some((Setup { root }, _)) = receive(node)? else {
+    let Some((Setup { root, java }, _)) = receive(node)? else {
         return Ok(());
     };
     let rootless = !geteuid().is_root();
-    let error = set_up(&root, rootless).err().map(|step| step.to_string());
+    let error = set_up(&root, &java, rootless)
+        .err()
+        .map(|step| step.to_string());
     let failed = error.is_some();
     send(node, &Ready { error, rootless }, &[], SendFlags::empty())?;
     if failed {
@@ -87,7 +89,7 @@ fn serve(node: BorrowedFd<'_>) -> io::Result<()> {
     served
 }
 
-fn set_up(root: &Path, rootless: bool) -> Result<(), Step> {
+fn set_up(root: &Path, java: &Path, rootless: bool) -> Result<(), Step> {
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     let mut namespaces = UnshareFlags::NEWNS;
     if rootless {
@@ -106,7 +108,7 @@ fn set_up(root: &Path, rootless: bool) -> Result<(), Step> {
                 .map_err(Step::at(format!("writing /proc/self/{file}")))?;
         }
     }
-    root::build(root)
+    root::build(root, java)
 }
 
 struct Helper {

@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -66,8 +65,8 @@ impl Drop for Done {
 }
 
 impl Link {
-    /// Starts the helper and waits until it has built the root file system on `root`.
-    pub(crate) async fn start(command: &[OsString], root: &Path) -> Result<Link, CreateError> {
+    /// Starts the helper and waits until it has built the root file system.
+    pub(crate) async fn start(command: &[OsString], setup: &Setup) -> Result<Link, CreateError> {
         let io = |doing: &'static str| move |source| CreateError::io(doing, source);
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
@@ -100,7 +99,7 @@ impl Link {
             rootless: false,
             child: Mutex::new(child),
         };
-        let ready = link.set_up(root).await;
+        let ready = link.set_up(setup).await;
         match ready.map_err(io("setting up the sandbox helper"))? {
             Ok(rootless) => link.rootless = rootless,
             Err(step) => {
@@ -113,9 +112,8 @@ impl Link {
     }
 
     /// Whether it works without root, or the step that failed.
-    async fn set_up(&self, root: &Path) -> io::Result<Result<bool, String>> {
-        let root = root.to_owned();
-        self.shared.send(&Setup { root }, &[]).await?;
+    async fn set_up(&self, setup: &Setup) -> io::Result<Result<bool, String>> {
+        self.shared.send(setup, &[]).await?;
         Ok(match self.shared.receive::<Ready>().await? {
             Some((
                 Ready {

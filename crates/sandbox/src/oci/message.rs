@@ -17,10 +17,12 @@ const PACKET_MAX: usize = 16 << 10;
 const FDS_MAX: usize = 4;
 
 /// The first packet to the helper; answered by [`Ready`].
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Setup {
     /// Existing directory to mount the root file system on.
     pub(crate) root: PathBuf,
+    /// Existing directory with what is made for Java, seen in all sandboxes.
+    pub(crate) java: PathBuf,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

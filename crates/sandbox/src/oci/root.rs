@@ -5,7 +5,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 
@@ -51,8 +51,12 @@ const GENERATED: [(&str, &str); 8] = [
     ("etc/shells", ""),
 ];
 
-/// Builds it on this directory. The caller has a mount namespace of its own.
-pub(crate) fn build(root: &Path) -> Result<(), Step> {
+/// A JDK's own settings, without which it doesn't start, are in directories of such names in `/etc`.
+const BOUND_PREFIX: &str = "java";
+
+/// Builds it on this directory. The caller has a mount namespace of its own. `java` holds what is
+/// made for Java.
+pub(crate) fn build(root: &Path, java: &Path) -> Result<(), Step> {
     let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
     mount_change("/", private).map_err(Step::at("making mounts private"))?;
     mount(
@@ -66,14 +70,23 @@ pub(crate) fn build(root: &Path) -> Result<(), Step> {
     let made = fill(root).map_err(Step::at("filling the root"));
     made.and_then(|()| bind_usr(root))?;
     devices(root)?;
-    for path in BOUND {
-        let (source, target) = (Path::new("/").join(path), root.join(path));
+    bind_tree(java, &root.join(".serverledge/java"))?;
+    for path in BOUND.into_iter().map(PathBuf::from).chain(java_settings()) {
+        let (source, target) = (Path::new("/").join(&path), root.join(&path));
         if source.is_dir() {
             fs::create_dir_all(&target).map_err(Step::at("filling the root"))?;
             bind_tree(&source, &target)?;
         }
     }
     sys::mount_setattr(root, RDONLY, false).map_err(Step::at("making the root read-only"))
+}
+
+fn java_settings() -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir("/etc").into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name());
+    names
+        .filter(|name| name.as_encoded_bytes().starts_with(BOUND_PREFIX.as_bytes()))
+        .map(|name| Path::new("etc").join(name))
 }
 
 fn fill(root: &Path) -> io::Result<()> {
@@ -86,7 +99,7 @@ fn fill(root: &Path) -> io::Result<()> {
         "app",
         "run/serverledge",
         "var",
-        ".serverledge",
+        ".serverledge/java",
     ] {
         fs::create_dir_all(root.join(dir))?;
     }

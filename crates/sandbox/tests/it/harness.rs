@@ -57,6 +57,7 @@ impl Machine {
             Shim::Python => ("f.py", PYTHON),
             Shim::Node => ("f.js", NODE),
             Shim::Bridge => ("f.sh", ""),
+            Shim::Java { .. } => panic!("it has to be compiled: see the node's tests"),
         };
         std::fs::write(code_dir.join(file), source).unwrap();
         SandboxSpec {
