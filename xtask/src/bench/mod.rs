@@ -4,6 +4,7 @@
 //! median over rounds in which floor and node alternate.
 
 mod client;
+mod docker;
 mod load;
 mod measure;
 mod report;
@@ -25,6 +26,7 @@ enum Benchmark {
     Wasm,
     Cold,
     Prestarted,
+    Docker,
     Burst,
     RoundRobin,
     Density,
@@ -37,6 +39,7 @@ const BENCHMARKS: [(&str, Benchmark); 9] = [
     ("wasm", Benchmark::Wasm),
     ("cold", Benchmark::Cold),
     ("prestarted", Benchmark::Prestarted),
+    ("docker", Benchmark::Docker),
     ("burst", Benchmark::Burst),
     ("round-robin", Benchmark::RoundRobin),
     ("density", Benchmark::Density),
@@ -108,6 +111,7 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
             Benchmark::Wasm => wasm::calls(&plan, &mut report)?,
             Benchmark::Cold => measure::cold(&plan, &mut report)?,
             Benchmark::Prestarted => measure::prestarted(&plan, &mut report)?,
+            Benchmark::Docker => docker::starts(&plan, &mut report)?,
             Benchmark::Burst => measure::burst(&plan, &mut report)?,
             Benchmark::RoundRobin => measure::round_robin(&plan, &mut report)?,
             Benchmark::Density => measure::density(&plan, &mut report)?,

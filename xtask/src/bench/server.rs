@@ -23,6 +23,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) enum Language {
     Python,
     Node,
+    Java,
 }
 
 /// A running server.
@@ -47,6 +48,7 @@ pub(super) fn floor(language: Language, processes: usize) -> anyhow::Result<Serv
     let script = match language {
         Language::Python => "benches/floor.py",
         Language::Node => "benches/floor.mjs",
+        Language::Java => bail!("the floor has no Java"),
     };
     let child = Command::new(target().join("release/floor"))
         .arg(language.interpreter())
@@ -112,6 +114,7 @@ impl Language {
         match self {
             Self::Python => "/usr/bin/python3",
             Self::Node => "/usr/bin/node",
+            Self::Java => "/usr/bin/java",
         }
     }
 }
@@ -122,8 +125,14 @@ impl Server {
         let (runtime, handler, file) = match language {
             Language::Python => ("python314", "noop.handler", "noop.py"),
             Language::Node => ("nodejs17ng", "noop.js", "noop.js"),
+            Language::Java => ("java21", "Noop", "Noop.class"),
         };
-        self.create_from(name, runtime, handler, &root().join("examples").join(file))
+        let mut directory = root().join("examples");
+        if language == Language::Java {
+            directory = self.storage.clone().context("the floor has no Java")?;
+            compile_noop(&directory)?;
+        }
+        self.create_from(name, runtime, handler, &directory.join(file))
     }
 
     /// Registers the function in this file.
@@ -236,11 +245,26 @@ pub(super) fn interpreter_alone(language: Language) -> anyhow::Result<()> {
     let arguments: &[&str] = match language {
         Language::Python => &["-I", "-S", "-c", "pass"],
         Language::Node => &["-e", "0"],
+        Language::Java => &["-Xshare:auto", "-XX:TieredStopAtLevel=1", "--version"],
     };
     let status = Command::new(language.interpreter())
         .args(arguments)
+        .stdout(Stdio::null())
         .status()?;
     ensure!(status.success(), "{} failed", language.interpreter());
+    Ok(())
+}
+
+/// The class of a no-op function, in this directory.
+fn compile_noop(directory: &Path) -> anyhow::Result<()> {
+    if directory.join("Noop.class").exists() {
+        return Ok(());
+    }
+    let source = "public class Noop { public Object handler(Object params) { return null; } }";
+    std::fs::write(directory.join("Noop.java"), source)?;
+    let mut compiler = Command::new("/usr/bin/javac");
+    let status = compiler.current_dir(directory).arg("Noop.java").status()?;
+    ensure!(status.success(), "compiling Noop.java failed");
     Ok(())
 }
 
