@@ -110,8 +110,10 @@ impl Runtime {
 
     /// What is true of every runtime of `language`.
     pub fn of(language: Language) -> Self {
-        let supports_concurrency =
-            matches!(language, Language::Python | Language::Go | Language::Java | Language::Wasm);
+        let supports_concurrency = matches!(
+            language,
+            Language::Python | Language::Go | Language::Java | Language::Wasm
+        );
         Self {
             language,
             supports_concurrency,
