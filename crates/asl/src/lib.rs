@@ -1,6 +1,7 @@
 //! Amazon States Language: parse, validate, interpret.
 //!
-//! Empty until workflows come; here already, so that the rules of a pure crate (no I/O, no clock,
-//! an allow-list of dependencies) are in force from its first line.
+//! Pure: no I/O, no clock, an allow-list of dependencies. So far, its query language.
 
 #![forbid(unsafe_code)]
+
+pub mod jsonata;

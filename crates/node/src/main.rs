@@ -39,6 +39,9 @@ enum Command {
     Doctor,
     /// Print every configuration key with its default and meaning.
     Config,
+    /// Test workflows and their expressions without a node.
+    #[command(subcommand)]
+    Asl(commands::asl::Command),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Some(Command::Dev(arguments)) => commands::dev::run(&arguments),
         Some(Command::Doctor) => return commands::doctor::run(),
         Some(Command::Config) => commands::config::run(),
+        Some(Command::Asl(command)) => commands::asl::run(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

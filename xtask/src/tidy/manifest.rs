@@ -19,7 +19,17 @@ pub(super) const CRATES: [Allowed; 7] = [
     Allowed {
         directory: "crates/asl",
         ours: &[],
-        others: Some(&[]),
+        others: Some(&[
+            "base64",
+            "hex",
+            "md-5",
+            "regex",
+            "serde_json",
+            "sha1",
+            "sha2",
+            "stacker",
+            "thiserror",
+        ]),
     },
     // Compiled alone by a build script, as a static program.
     Allowed {

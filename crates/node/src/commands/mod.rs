@@ -1,5 +1,6 @@
 //! The program's commands: each reads its arguments, calls the library and talks to a person.
 
+pub(crate) mod asl;
 pub(crate) mod backend;
 pub(crate) mod config;
 pub(crate) mod dev;

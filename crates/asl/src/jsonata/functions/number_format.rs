@@ -1,0 +1,362 @@
+//! `$formatNumber`: decimal pictures after XPath's `format-number`.
+
+use super::super::evaluator::Evaluator;
+use super::super::value::Value;
+use super::super::{Error, number};
+use super::Arguments;
+
+/// The characters with a meaning in a picture.
+struct Symbols {
+    decimal: String,
+    grouping: String,
+    exponent: String,
+    minus: String,
+    percent: String,
+    per_mille: String,
+    zero: String,
+    digit: String,
+    separator: String,
+}
+
+impl Symbols {
+    fn new(options: &Value) -> Symbols {
+        let option = |name: &str, default: &str| match options {
+            Value::Object(options) => match options.find(name) {
+                Some(Value::String(text)) if !text.is_empty() => text.to_string(),
+                _ => default.to_owned(),
+            },
+            _ => default.to_owned(),
+        };
+        Symbols {
+            decimal: option("decimal-separator", "."),
+            grouping: option("grouping-separator", ","),
+            exponent: option("exponent-separator", "e"),
+            minus: option("minus-sign", "-"),
+            percent: option("percent", "%"),
+            per_mille: option("per-mille", "\u{2030}"),
+            zero: option("zero-digit", "0"),
+            digit: option("digit", "#"),
+            separator: option("pattern-separator", ";"),
+        }
+    }
+
+    fn is_digit(&self, current: char) -> bool {
+        let zero = self.zero.chars().next().map_or(0x30, |zero| zero as u32);
+        (zero..zero + 10).contains(&(current as u32))
+    }
+
+    /// Whether it stands for a part of the number.
+    fn is_active(&self, current: char) -> bool {
+        self.is_digit(current)
+            || [&self.decimal, &self.grouping, &self.exponent, &self.digit]
+                .iter()
+                .any(|symbol| symbol.starts_with(current))
+    }
+}
+
+/// One part of a picture, taken apart.
+#[derive(Default)]
+struct Parts<'p> {
+    prefix: &'p str,
+    suffix: &'p str,
+    active: &'p str,
+    mantissa: &'p str,
+    exponent: Option<&'p str>,
+    integer: &'p str,
+    fraction: &'p str,
+}
+
+fn split<'p>(picture: &'p str, symbols: &Symbols) -> Parts<'p> {
+    // An exponent separator alone does not start the active part.
+    let starts = |c: char| symbols.is_active(c) && !symbols.exponent.starts_with(c);
+    let start = picture.find(starts).unwrap_or(picture.len());
+    let end = picture.rfind(starts).map_or(start, |at| {
+        at + picture[at..].chars().next().map_or(0, char::len_utf8)
+    });
+    let active = &picture[start..end.max(start)];
+    let (mantissa, exponent) = match active.split_once(symbols.exponent.as_str()) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
+        None => (active, None),
+    };
+    let suffix = &picture[end.max(start)..];
+    // A separator with nothing behind it is a fault, not text.
+    let exponent = exponent.or_else(|| suffix.starts_with(symbols.exponent.as_str()).then_some(""));
+    let (integer, fraction) = mantissa
+        .split_once(symbols.decimal.as_str())
+        .unwrap_or((mantissa, ""));
+    Parts {
+        prefix: &picture[..start],
+        suffix,
+        active,
+        mantissa,
+        exponent,
+        integer,
+        fraction,
+    }
+}
+
+/// Finds what is wrong with a part of a picture.
+fn validate(picture: &str, parts: &Parts<'_>, symbols: &Symbols) -> Result<(), Error> {
+    let count = |symbol: &str| picture.matches(symbol).count();
+    let digit = |c: char| symbols.is_digit(c);
+    let optional = |c: char| symbols.digit.starts_with(c);
+    let beside = |a: &str, b: &str| picture.contains(&format!("{a}{b}"));
+    let passive = |c: char| !symbols.is_active(c);
+    let first_digit = parts.integer.find(digit).unwrap_or(usize::MAX);
+    let last_digit = parts.fraction.rfind(digit);
+    let faults = [
+        (
+            count(&symbols.decimal) > 1,
+            "D3081",
+            "more than one decimal separator",
+        ),
+        (
+            count(&symbols.percent) > 1,
+            "D3082",
+            "more than one percent character",
+        ),
+        (
+            count(&symbols.per_mille) > 1,
+            "D3083",
+            "more than one per-mille character",
+        ),
+        (
+            count(&symbols.percent) > 0 && count(&symbols.per_mille) > 0,
+            "D3084",
+            "both a percent and a per-mille character",
+        ),
+        (
+            !parts.mantissa.contains(|c| digit(c) || optional(c)),
+            "D3085",
+            "no digit in the mantissa",
+        ),
+        (
+            parts.active.contains(passive),
+            "D3086",
+            "a passive character between active ones",
+        ),
+        (
+            beside(&symbols.grouping, &symbols.decimal)
+                || beside(&symbols.decimal, &symbols.grouping),
+            "D3087",
+            "a grouping separator beside the decimal separator",
+        ),
+        (
+            !picture.contains(symbols.decimal.as_str())
+                && parts.integer.ends_with(symbols.grouping.as_str()),
+            "D3088",
+            "a grouping separator at the end of the integer part",
+        ),
+        (
+            beside(&symbols.grouping, &symbols.grouping),
+            "D3089",
+            "two adjacent grouping separators",
+        ),
+        (
+            parts
+                .integer
+                .rfind(optional)
+                .is_some_and(|at| at > first_digit),
+            "D3090",
+            "an optional digit behind a mandatory one in the integer part",
+        ),
+        (
+            parts
+                .fraction
+                .find(optional)
+                .is_some_and(|at| last_digit.is_some_and(|last| at < last)),
+            "D3091",
+            "a mandatory digit behind an optional one in the fractional part",
+        ),
+        (
+            parts.exponent.is_some()
+                && (count(&symbols.percent) > 0 || count(&symbols.per_mille) > 0),
+            "D3092",
+            "an exponent together with a percent or per-mille character",
+        ),
+        (
+            parts
+                .exponent
+                .is_some_and(|e| e.is_empty() || !e.chars().all(digit)),
+            "D3093",
+            "an exponent of something else than digits",
+        ),
+    ];
+    match faults.iter().find(|(wrong, ..)| *wrong) {
+        Some((_, code, message)) => Err(Error::new(
+            code,
+            format!("the picture string of $formatNumber has {message}"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// How many digits are on one side of each grouping separator.
+fn groups(text: &str, symbols: &Symbols, behind: bool) -> Vec<usize> {
+    let counts = |c: &char| symbols.is_digit(*c) || symbols.digit.starts_with(*c);
+    let positions = text
+        .match_indices(symbols.grouping.as_str())
+        .map(|(at, _)| {
+            let side = if behind { &text[at..] } else { &text[..at] };
+            side.chars().filter(counts).count()
+        });
+    positions.collect()
+}
+
+/// The distance of separators, if they are regular.
+fn distance(positions: &[usize]) -> Option<usize> {
+    let gcd = |mut a: usize, mut b: usize| {
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    let factor = positions.iter().copied().fold(0, gcd);
+    let all = (1..=positions.len()).all(|index| positions.contains(&(index * factor)));
+    (factor > 0 && all).then_some(factor)
+}
+
+pub(super) fn format_number(
+    evaluator: &mut Evaluator<'_>,
+    arguments: &Arguments<'_>,
+) -> Result<Value, Error> {
+    let (Some(number), Some(picture)) = (arguments.number(0), arguments.string(1)) else {
+        return Ok(Value::Undefined);
+    };
+    evaluator.charge_bytes(picture.len().saturating_mul(16))?;
+    let symbols = Symbols::new(arguments.at(2));
+    let pictures: Vec<&str> = picture.split(symbols.separator.as_str()).collect();
+    if pictures.len() > 2 {
+        let message = "the picture string of $formatNumber has more than one pattern separator";
+        return Err(Error::new("D3080", message));
+    }
+    for picture in &pictures {
+        validate(picture, &split(picture, &symbols), &symbols)?;
+    }
+    let negative = number < 0.0;
+    let (picture, minus) = match (negative, pictures.get(1)) {
+        (true, Some(second)) => (*second, ""),
+        (true, None) => (pictures[0], symbols.minus.as_str()),
+        (false, _) => (pictures[0], ""),
+    };
+    let parts = split(picture, &symbols);
+    let scale = if picture.contains(symbols.percent.as_str()) {
+        100.0
+    } else if picture.contains(symbols.per_mille.as_str()) {
+        1000.0
+    } else {
+        1.0
+    };
+    let text = digits(number.abs() * scale, &parts, &symbols);
+    Ok(Value::string(format!(
+        "{minus}{}{text}{}",
+        parts.prefix, parts.suffix
+    )))
+}
+
+/// The number without its sign, as the active part of a picture says.
+fn digits(number: f64, parts: &Parts<'_>, symbols: &Symbols) -> String {
+    let mandatory = |text: &str| text.chars().filter(|c| symbols.is_digit(*c)).count();
+    let all = |text: &str| {
+        text.chars()
+            .filter(|c| symbols.is_digit(*c) || symbols.digit.starts_with(*c))
+            .count()
+    };
+    let scaling = mandatory(parts.integer);
+    let mut integer_min = scaling;
+    let mut fraction_min = mandatory(parts.fraction);
+    let mut fraction_max = all(parts.fraction).min(300);
+    if integer_min == 0 && fraction_max == 0 {
+        if parts.exponent.is_some() {
+            (fraction_min, fraction_max) = (1, 1);
+        } else {
+            integer_min = 1;
+        }
+    }
+    if parts.exponent.is_some()
+        && integer_min == 0
+        && parts.integer.contains(symbols.digit.as_str())
+    {
+        integer_min = 1;
+    }
+    if integer_min == 0 && fraction_min == 0 {
+        fraction_min = 1;
+    }
+    let mut exponent = 0_i32;
+    let mut mantissa = number;
+    if parts.exponent.is_some() && number > 0.0 {
+        // As many digits before the point as the picture has.
+        let digits = number::magnitude(number);
+        exponent = digits + 1 - scaling as i32;
+        mantissa = number::shift(number, -exponent);
+    }
+    let rounded = number::round_half_even(mantissa, fraction_max as i32);
+    let text = format!("{rounded:.fraction_max$}");
+    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+    let whole = whole.trim_start_matches('0');
+    let whole = format!(
+        "{}{whole}",
+        "0".repeat(integer_min.saturating_sub(whole.len()))
+    );
+    let fraction = fraction.trim_end_matches('0');
+    let fraction = format!(
+        "{fraction}{}",
+        "0".repeat(fraction_min.saturating_sub(fraction.len()))
+    );
+    let mut output = grouped(&whole, parts, symbols);
+    if !fraction.is_empty() {
+        output.push_str(&symbols.decimal);
+        let positions = groups(parts.fraction, symbols, false);
+        for (index, digit) in fraction.chars().enumerate() {
+            if positions.contains(&index) && index > 0 {
+                output.push_str(&symbols.grouping);
+            }
+            output.push(digit);
+        }
+    }
+    if let Some(picture) = parts.exponent {
+        let size = exponent.abs().to_string();
+        let missing = mandatory(picture).saturating_sub(size.len());
+        let minus = if exponent < 0 {
+            symbols.minus.as_str()
+        } else {
+            ""
+        };
+        output.push_str(&format!(
+            "{}{minus}{}{size}",
+            symbols.exponent,
+            "0".repeat(missing)
+        ));
+    }
+    localized(&output, symbols)
+}
+
+fn grouped(whole: &str, parts: &Parts<'_>, symbols: &Symbols) -> String {
+    let positions = groups(parts.integer, symbols, true);
+    let regular = distance(&positions);
+    let mut output = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        let behind = whole.len() - index;
+        let here = match regular {
+            Some(distance) => behind.is_multiple_of(distance),
+            None => positions.contains(&behind),
+        };
+        if here && index > 0 {
+            output.push_str(&symbols.grouping);
+        }
+        output.push(digit);
+    }
+    output
+}
+
+/// In the digits of the picture's family.
+fn localized(text: &str, symbols: &Symbols) -> String {
+    let zero = symbols.zero.chars().next().map_or(0x30, |zero| zero as u32);
+    let moved = |current: char| {
+        let digit = current.to_digit(10).filter(|_| zero != 0x30);
+        digit
+            .and_then(|digit| char::from_u32(zero + digit))
+            .unwrap_or(current)
+    };
+    text.chars().map(moved).collect()
+}
