@@ -1,5 +1,11 @@
 //! Expressions that mean harm end with an error, on the small stack that tests have.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that can't go on should fail, loudly and at the line"
+)]
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};

@@ -53,6 +53,9 @@ pub(super) fn to_precision_15(number: f64) -> f64 {
 pub(super) fn round_half_even(number: f64, places: i32) -> f64 {
     // By moving the point in the text, so that 2.675 is what was written and not what it is stored as.
     let shifted = shift(number, places);
+    if !shifted.is_finite() {
+        return number;
+    }
     let floor = shifted.floor();
     let rest = shifted - floor;
     let rounded = if rest > 0.5 || (rest == 0.5 && floor % 2.0 != 0.0) {

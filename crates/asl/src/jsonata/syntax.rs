@@ -13,7 +13,7 @@ pub(super) struct Node {
     /// `[...]` behind an expression that is not a path.
     pub(super) predicates: Vec<Node>,
     /// `{...}` behind it: group by.
-    pub(super) group: Option<Box<Vec<(Node, Node)>>>,
+    pub(super) group: Option<Vec<(Node, Node)>>,
     /// `[]` behind it: a single value stays an array.
     pub(super) keep_array: bool,
     /// Parent operators below this node whose step is not found yet. Used while parsing only.

@@ -21,6 +21,7 @@ mod docker;
 mod documents;
 mod hostile;
 mod java;
+mod jsonata;
 mod lifecycle;
 mod preload;
 mod probe;

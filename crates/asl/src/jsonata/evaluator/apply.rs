@@ -106,21 +106,11 @@ impl Evaluator<'_> {
                 input: own,
                 frame,
             } => {
-                let mut arguments = match &lambda.signature {
+                let arguments = match &lambda.signature {
                     Some(signature) => signature.validate(arguments, input)?,
                     None => arguments,
-                }
-                .into_iter();
-                let bindings = lambda
-                    .parameters
-                    .iter()
-                    .map(|name| {
-                        (
-                            Arc::clone(name),
-                            arguments.next().unwrap_or(Value::Undefined),
-                        )
-                    })
-                    .collect();
+                };
+                let bindings = bind(&lambda.parameters, arguments);
                 let frame = self.frame(frame, bindings);
                 self.tail(&lambda.body, own, &frame)
             }
@@ -146,17 +136,7 @@ impl Evaluator<'_> {
                 arguments: given,
                 ..
             } => {
-                let mut arguments = arguments.into_iter();
-                let mut all: Vec<Value> = given
-                    .iter()
-                    .map(|value| {
-                        value
-                            .clone()
-                            .or_else(|| arguments.next())
-                            .unwrap_or(Value::Undefined)
-                    })
-                    .collect();
-                all.extend(arguments);
+                let all = fill(given, arguments);
                 let procedure = Value::Function(Rc::clone(function));
                 self.apply(procedure, all, input).map(Tail::Value)
             }
@@ -299,6 +279,26 @@ impl Evaluator<'_> {
         };
         Ok(match_value(&found, pattern, text))
     }
+}
+
+/// Parameters with their arguments; those that are missing are undefined.
+fn bind(parameters: &[Arc<str>], arguments: Vec<Value>) -> Vec<(Arc<str>, Value)> {
+    let given = arguments
+        .into_iter()
+        .chain(std::iter::repeat(Value::Undefined));
+    parameters.iter().cloned().zip(given).collect()
+}
+
+/// The arguments given before, with those given now in their gaps and behind them.
+fn fill(given: &[Option<Value>], arguments: Vec<Value>) -> Vec<Value> {
+    let mut arguments = arguments.into_iter();
+    let mut all = Vec::with_capacity(given.len());
+    for value in given {
+        let value = value.clone().or_else(|| arguments.next());
+        all.push(value.unwrap_or(Value::Undefined));
+    }
+    all.extend(arguments);
+    all
 }
 
 fn match_value(found: &Match, pattern: &Arc<Pattern>, text: &Arc<str>) -> Value {

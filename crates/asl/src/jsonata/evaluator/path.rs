@@ -15,7 +15,7 @@ impl Evaluator<'_> {
     pub(super) fn path(
         &mut self,
         path: &Path,
-        group: Option<&Vec<(Node, Node)>>,
+        group: Option<&[(Node, Node)]>,
         input: &Value,
         frame: &Rc<Frame>,
     ) -> Result<Value, Error> {

@@ -45,6 +45,11 @@ impl Symbols {
         (zero..zero + 10).contains(&(current as u32))
     }
 
+    /// How many digits a part of a picture demands.
+    fn mandatory(&self, part: &str) -> usize {
+        part.chars().filter(|c| self.is_digit(*c)).count()
+    }
+
     /// Whether it stands for a part of the number.
     fn is_active(&self, current: char) -> bool {
         self.is_digit(current)
@@ -95,100 +100,109 @@ fn split<'p>(picture: &'p str, symbols: &Symbols) -> Parts<'p> {
     }
 }
 
+/// Something that may be wrong with a picture: whether it is, its code, and in words.
+type Fault = (bool, &'static str, &'static str);
+
 /// Finds what is wrong with a part of a picture.
 fn validate(picture: &str, parts: &Parts<'_>, symbols: &Symbols) -> Result<(), Error> {
+    let first = symbol_faults(picture, symbols);
+    let second = separator_faults(picture, parts, symbols);
+    let third = digit_faults(picture, parts, symbols);
+    let mut all = first
+        .into_iter()
+        .chain(second)
+        .chain(third)
+        .collect::<Vec<Fault>>();
+    all.sort_by_key(|(_, code, _)| *code);
+    match all.iter().find(|(wrong, ..)| *wrong) {
+        Some((_, code, message)) => {
+            let message = format!("the picture string of $formatNumber has {message}");
+            Err(Error::new(code, message))
+        }
+        None => Ok(()),
+    }
+}
+
+fn symbol_faults(picture: &str, symbols: &Symbols) -> [Fault; 4] {
     let count = |symbol: &str| picture.matches(symbol).count();
-    let digit = |c: char| symbols.is_digit(c);
-    let optional = |c: char| symbols.digit.starts_with(c);
-    let beside = |a: &str, b: &str| picture.contains(&format!("{a}{b}"));
-    let passive = |c: char| !symbols.is_active(c);
-    let first_digit = parts.integer.find(digit).unwrap_or(usize::MAX);
-    let last_digit = parts.fraction.rfind(digit);
-    let faults = [
+    let (percent, per_mille) = (count(&symbols.percent), count(&symbols.per_mille));
+    [
         (
             count(&symbols.decimal) > 1,
             "D3081",
             "more than one decimal separator",
         ),
+        (percent > 1, "D3082", "more than one percent character"),
+        (per_mille > 1, "D3083", "more than one per-mille character"),
         (
-            count(&symbols.percent) > 1,
-            "D3082",
-            "more than one percent character",
-        ),
-        (
-            count(&symbols.per_mille) > 1,
-            "D3083",
-            "more than one per-mille character",
-        ),
-        (
-            count(&symbols.percent) > 0 && count(&symbols.per_mille) > 0,
+            percent > 0 && per_mille > 0,
             "D3084",
             "both a percent and a per-mille character",
         ),
+    ]
+}
+
+fn separator_faults(picture: &str, parts: &Parts<'_>, symbols: &Symbols) -> [Fault; 3] {
+    let (grouping, decimal) = (symbols.grouping.as_str(), symbols.decimal.as_str());
+    let beside = |a: &str, b: &str| picture.contains(&format!("{a}{b}"));
+    let touching = beside(grouping, decimal) || beside(decimal, grouping);
+    let ending = !picture.contains(decimal) && parts.integer.ends_with(grouping);
+    [
         (
-            !parts.mantissa.contains(|c| digit(c) || optional(c)),
-            "D3085",
-            "no digit in the mantissa",
-        ),
-        (
-            parts.active.contains(passive),
-            "D3086",
-            "a passive character between active ones",
-        ),
-        (
-            beside(&symbols.grouping, &symbols.decimal)
-                || beside(&symbols.decimal, &symbols.grouping),
+            touching,
             "D3087",
             "a grouping separator beside the decimal separator",
         ),
         (
-            !picture.contains(symbols.decimal.as_str())
-                && parts.integer.ends_with(symbols.grouping.as_str()),
+            ending,
             "D3088",
             "a grouping separator at the end of the integer part",
         ),
         (
-            beside(&symbols.grouping, &symbols.grouping),
+            beside(grouping, grouping),
             "D3089",
             "two adjacent grouping separators",
         ),
+    ]
+}
+
+fn digit_faults(picture: &str, parts: &Parts<'_>, symbols: &Symbols) -> [Fault; 6] {
+    let digit = |c: char| symbols.is_digit(c);
+    let optional = |c: char| symbols.digit.starts_with(c);
+    let none = !parts.mantissa.contains(|c| digit(c) || optional(c));
+    let passive = parts.active.contains(|c| !symbols.is_active(c));
+    let first = parts.integer.find(digit).unwrap_or(usize::MAX);
+    let integer = parts.integer.rfind(optional).is_some_and(|at| at > first);
+    let last = parts.fraction.rfind(digit).unwrap_or(0);
+    let fraction = parts.fraction.find(optional).is_some_and(|at| at < last);
+    let scaled = picture.contains(&symbols.percent) || picture.contains(&symbols.per_mille);
+    let exponent = parts
+        .exponent
+        .is_some_and(|e| e.is_empty() || !e.chars().all(digit));
+    [
+        (none, "D3085", "no digit in the mantissa"),
+        (passive, "D3086", "a passive character between active ones"),
         (
-            parts
-                .integer
-                .rfind(optional)
-                .is_some_and(|at| at > first_digit),
+            integer,
             "D3090",
             "an optional digit behind a mandatory one in the integer part",
         ),
         (
-            parts
-                .fraction
-                .find(optional)
-                .is_some_and(|at| last_digit.is_some_and(|last| at < last)),
+            fraction,
             "D3091",
             "a mandatory digit behind an optional one in the fractional part",
         ),
         (
-            parts.exponent.is_some()
-                && (count(&symbols.percent) > 0 || count(&symbols.per_mille) > 0),
+            parts.exponent.is_some() && scaled,
             "D3092",
             "an exponent together with a percent or per-mille character",
         ),
         (
-            parts
-                .exponent
-                .is_some_and(|e| e.is_empty() || !e.chars().all(digit)),
+            exponent,
             "D3093",
             "an exponent of something else than digits",
         ),
-    ];
-    match faults.iter().find(|(wrong, ..)| *wrong) {
-        Some((_, code, message)) => Err(Error::new(
-            code,
-            format!("the picture string of $formatNumber has {message}"),
-        )),
-        None => Ok(()),
-    }
+    ]
 }
 
 /// How many digits are on one side of each grouping separator.
@@ -254,56 +268,65 @@ pub(super) fn format_number(
     )))
 }
 
-/// The number without its sign, as the active part of a picture says.
-fn digits(number: f64, parts: &Parts<'_>, symbols: &Symbols) -> String {
-    let mandatory = |text: &str| text.chars().filter(|c| symbols.is_digit(*c)).count();
-    let all = |text: &str| {
-        text.chars()
-            .filter(|c| symbols.is_digit(*c) || symbols.digit.starts_with(*c))
-            .count()
-    };
-    let scaling = mandatory(parts.integer);
-    let mut integer_min = scaling;
-    let mut fraction_min = mandatory(parts.fraction);
-    let mut fraction_max = all(parts.fraction).min(300);
-    if integer_min == 0 && fraction_max == 0 {
-        if parts.exponent.is_some() {
-            (fraction_min, fraction_max) = (1, 1);
-        } else {
+/// How many digits a picture asks for.
+struct Sizes {
+    integer_min: usize,
+    fraction_min: usize,
+    fraction_max: usize,
+    /// Digits before the point where there is an exponent.
+    scaling: usize,
+}
+
+impl Sizes {
+    fn new(parts: &Parts<'_>, symbols: &Symbols) -> Sizes {
+        let all = parts.fraction.chars();
+        let all = all.filter(|c| symbols.is_digit(*c) || symbols.digit.starts_with(*c));
+        let scaling = symbols.mandatory(parts.integer);
+        let mut integer_min = scaling;
+        let mut fraction_min = symbols.mandatory(parts.fraction);
+        let mut fraction_max = all.count().min(300);
+        if integer_min == 0 && fraction_max == 0 {
+            if parts.exponent.is_some() {
+                (fraction_min, fraction_max) = (1, 1);
+            } else {
+                integer_min = 1;
+            }
+        }
+        let optional = parts.integer.contains(symbols.digit.as_str());
+        if parts.exponent.is_some() && integer_min == 0 && optional {
             integer_min = 1;
         }
+        if integer_min == 0 && fraction_min == 0 {
+            fraction_min = 1;
+        }
+        Sizes {
+            integer_min,
+            fraction_min,
+            fraction_max,
+            scaling,
+        }
     }
-    if parts.exponent.is_some()
-        && integer_min == 0
-        && parts.integer.contains(symbols.digit.as_str())
-    {
-        integer_min = 1;
-    }
-    if integer_min == 0 && fraction_min == 0 {
-        fraction_min = 1;
-    }
+}
+
+/// The number without its sign, as the active part of a picture says.
+fn digits(number: f64, parts: &Parts<'_>, symbols: &Symbols) -> String {
+    let sizes = Sizes::new(parts, symbols);
     let mut exponent = 0_i32;
     let mut mantissa = number;
     if parts.exponent.is_some() && number > 0.0 {
-        // As many digits before the point as the picture has.
-        let digits = number::magnitude(number);
-        exponent = digits + 1 - scaling as i32;
+        exponent = number::magnitude(number) + 1 - sizes.scaling as i32;
         mantissa = number::shift(number, -exponent);
     }
-    let rounded = number::round_half_even(mantissa, fraction_max as i32);
-    let text = format!("{rounded:.fraction_max$}");
+    let places = sizes.fraction_max;
+    let rounded = number::round_half_even(mantissa, places as i32);
+    let text = format!("{rounded:.places$}");
     let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
     let whole = whole.trim_start_matches('0');
-    let whole = format!(
-        "{}{whole}",
-        "0".repeat(integer_min.saturating_sub(whole.len()))
-    );
+    let zeros = "0".repeat(sizes.integer_min.saturating_sub(whole.len()));
     let fraction = fraction.trim_end_matches('0');
-    let fraction = format!(
-        "{fraction}{}",
-        "0".repeat(fraction_min.saturating_sub(fraction.len()))
-    );
-    let mut output = grouped(&whole, parts, symbols);
+    let more = "0".repeat(sizes.fraction_min.saturating_sub(fraction.len()));
+    let fraction = format!("{fraction}{more}");
+    let mut output = grouped(&format!("{zeros}{whole}"), parts, symbols);
     if !fraction.is_empty() {
         output.push_str(&symbols.decimal);
         let positions = groups(parts.fraction, symbols, false);
@@ -316,17 +339,13 @@ fn digits(number: f64, parts: &Parts<'_>, symbols: &Symbols) -> String {
     }
     if let Some(picture) = parts.exponent {
         let size = exponent.abs().to_string();
-        let missing = mandatory(picture).saturating_sub(size.len());
+        let zeros = "0".repeat(symbols.mandatory(picture).saturating_sub(size.len()));
         let minus = if exponent < 0 {
             symbols.minus.as_str()
         } else {
             ""
         };
-        output.push_str(&format!(
-            "{}{minus}{}{size}",
-            symbols.exponent,
-            "0".repeat(missing)
-        ));
+        output.push_str(&format!("{}{minus}{zeros}{size}", symbols.exponent));
     }
     localized(&output, symbols)
 }

@@ -112,9 +112,10 @@ impl Marker {
         let mut width_max = most.and_then(size);
         let presentation = if first.starts_with('n') {
             Presentation::Name(Case::Lower)
+        } else if first.starts_with("Nn") {
+            Presentation::Name(Case::Title)
         } else if first.starts_with('N') {
-            let title = first[1..].starts_with('n');
-            Presentation::Name(if title { Case::Title } else { Case::Upper })
+            Presentation::Name(Case::Upper)
         } else {
             let mut digits = IntegerPicture::parse(first)?;
             digits.ordinal |= second == Some('o');

@@ -83,7 +83,7 @@ pub(super) fn group(
         let message = "each step can only have one grouping expression";
         return Err(Error::new("S0210", message).at(position));
     }
-    left.group = Some(Box::new(pairs));
+    left.group = Some(pairs);
     Ok(left)
 }
 
