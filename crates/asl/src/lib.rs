@@ -1,7 +1,31 @@
 //! Amazon States Language: parse, validate, interpret.
 //!
-//! Pure: no I/O, no clock, an allow-list of dependencies. So far, its query language.
+//! A definition becomes a [`Machine`], in which everything is compiled and resolved, or a list of
+//! [`Diagnostic`]s. An [`Execution`] is a value that holds the progress of one run; it is stepped
+//! with events and answers with effects. There is no I/O here, no clock and no randomness: `now`
+//! and a seed are arguments, so that a test and a node run the same code.
 
 #![forbid(unsafe_code)]
 
+mod choice;
+mod context;
+pub mod diagnostic;
+mod failure;
+mod intrinsic;
+mod json;
 pub mod jsonata;
+mod machine;
+mod number;
+mod parse;
+mod path;
+mod random;
+mod template;
+mod timestamp;
+
+pub use context::About;
+pub use diagnostic::{Diagnostic, Severity};
+pub use failure::Dialect;
+pub use json::SyntaxError;
+pub use machine::Machine;
+pub use parse::{Checked, check_text, check_value};
+pub use random::Random;
