@@ -13,11 +13,11 @@ const DEPTH_MAX: usize = 128;
 
 /// What is wrong with a text, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SyntaxError {
+pub(crate) struct SyntaxError {
     /// What was expected or found.
-    pub message: String,
+    pub(crate) message: String,
     /// Byte in the text.
-    pub offset: usize,
+    pub(crate) offset: usize,
 }
 
 /// A document and the keys it gives twice.
@@ -47,7 +47,7 @@ pub(crate) fn positions(text: &str) -> BTreeMap<String, usize> {
 }
 
 /// Line and column, from 1, of a byte; the column counts characters.
-pub fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+pub(crate) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     let mut end = offset.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -142,15 +142,10 @@ impl<'a> Reader<'a> {
             }
             self.space();
             let length = self.pointer.len();
-            // Pointers are only needed for marks and duplicates; most readings have neither.
-            if self.marks.is_some() || map.contains_key(&key) {
-                self.push(&escape(&key));
-                self.mark(start);
-                if map.contains_key(&key) {
-                    self.duplicates.push(self.pointer.clone());
-                }
-            } else {
-                self.push(&escape(&key));
+            self.push(&escape(&key));
+            self.mark(start);
+            if map.contains_key(&key) {
+                self.duplicates.push(self.pointer.clone());
             }
             let value = self.value()?;
             self.pointer.truncate(length);

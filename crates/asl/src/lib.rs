@@ -10,6 +10,7 @@
 mod choice;
 mod context;
 pub mod diagnostic;
+mod execution;
 mod failure;
 mod intrinsic;
 mod json;
@@ -19,13 +20,16 @@ mod number;
 mod parse;
 mod path;
 mod random;
+pub mod rehearsal;
 mod template;
 mod timestamp;
 
 pub use context::About;
 pub use diagnostic::{Diagnostic, Severity};
+pub use execution::{
+    Effect, Event, Execution, Invocation, Limits, Outcome, Purpose, Record, Start, TaskId,
+};
 pub use failure::Dialect;
-pub use json::SyntaxError;
 pub use machine::Machine;
 pub use parse::{Checked, check_text, check_value};
 pub use random::Random;

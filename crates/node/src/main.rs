@@ -54,7 +54,10 @@ fn main() -> ExitCode {
         Some(Command::Dev(arguments)) => commands::dev::run(&arguments),
         Some(Command::Doctor) => return commands::doctor::run(),
         Some(Command::Config) => commands::config::run(),
-        Some(Command::Asl(command)) => commands::asl::run(&command),
+        Some(Command::Asl(command)) => match commands::asl::run(&command) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

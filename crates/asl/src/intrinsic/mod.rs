@@ -92,19 +92,6 @@ impl Call {
         parse::call(text)
     }
 
-    /// All paths in the call, for checks.
-    pub(crate) fn paths(&self) -> Vec<&Path> {
-        let mut paths = Vec::new();
-        for argument in &self.arguments {
-            match argument {
-                Argument::Path(path) => paths.push(path),
-                Argument::Call(call) => paths.extend(call.paths()),
-                Argument::Literal(_) | Argument::Text(_) => {}
-            }
-        }
-        paths
-    }
-
     pub(crate) fn evaluate(&self, view: &mut View<'_>, field: &str) -> Result<Value, Failure> {
         let mut values = Vec::with_capacity(self.arguments.len());
         for argument in &self.arguments {

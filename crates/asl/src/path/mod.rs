@@ -9,7 +9,6 @@ mod filter;
 mod parse;
 mod reference;
 
-pub(crate) use evaluate::PathError;
 pub(crate) use reference::ReferencePath;
 
 use filter::Predicate;

@@ -1,0 +1,519 @@
+//! Map states: iterations inline, and child executions of a distributed Map.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map as Object, Value, json};
+
+use super::flow::{Flow, Step};
+use super::thread::{Activity, Attempt, Parent, Thread, ThreadId};
+use super::views::Extra;
+use super::{Effect, Invocation, Purpose, Stepper, items};
+use crate::choice;
+use crate::context::Item;
+use crate::failure::{Dialect, Failure, Fault};
+use crate::machine::{Batcher, Distributed, Map, State};
+use crate::template::{Data, Template};
+
+/// Iterations of an inline Map that AWS runs at a time.
+const AWS_CONCURRENCY: usize = 40;
+/// Child executions of a distributed Map that AWS runs at a time.
+const AWS_DISTRIBUTED_CONCURRENCY: usize = 10_000;
+
+/// Progress of a Map state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Mapping {
+    stage: Stage,
+    units: Vec<Unit>,
+    /// The first that has not begun.
+    next: usize,
+    limit: usize,
+    active: BTreeMap<usize, ThreadId>,
+    outputs: Vec<Option<Data>>,
+    failed: usize,
+    source: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Stage {
+    Reading(Attempt),
+    Iterating,
+    Writing(Attempt),
+}
+
+/// What one iteration works on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Unit {
+    key: Option<String>,
+    value: Data,
+    /// Whether it is an iteration's input as it stands: a batch.
+    is_input: bool,
+}
+
+impl Unit {
+    fn of(value: Value) -> Self {
+        Self {
+            key: None,
+            value: Arc::new(value),
+            is_input: false,
+        }
+    }
+}
+
+impl Stepper<'_> {
+    pub(super) fn begin_map(&mut self, thread: &mut Thread, state: &State, map: &Map) -> Step {
+        let input = self.effective_input(thread, state)?;
+        let mut mapping = Box::new(Mapping {
+            stage: Stage::Iterating,
+            units: Vec::new(),
+            next: 0,
+            limit: self.concurrency(thread, map, &input)?,
+            active: BTreeMap::new(),
+            outputs: Vec::new(),
+            failed: 0,
+            source: "STATE_DATA".to_owned(),
+        });
+        let reader = map.distributed.as_ref().and_then(|one| one.reader.as_ref());
+        if let Some(reader) = reader {
+            let arguments = match &reader.arguments {
+                Some(template) => self.evaluate(thread, template, &input, Extra::default())?,
+                None => Value::Object(Object::new()),
+            };
+            self.record(thread, "MapStateStarted");
+            self.record(thread, "MapRunStarted");
+            if let (Some(bucket), Some(key)) = (
+                arguments.get("Bucket").and_then(Value::as_str),
+                arguments.get("Key").and_then(Value::as_str),
+            ) {
+                mapping.source = format!("S3://{bucket}/{key}");
+            }
+            let invocation =
+                self.side_task(state, Purpose::ItemReader, &reader.resource, arguments);
+            mapping.stage = Stage::Reading(self.begin_task(thread, invocation));
+            thread.activity = Activity::Mapping(mapping);
+            return Ok(Flow::Blocked);
+        }
+        let units = self.units(thread, state, map, &input)?;
+        self.record(thread, "MapStateStarted");
+        if map.distributed.is_some() {
+            self.record(thread, "MapRunStarted");
+        }
+        self.begin_iterations(thread, state, map, mapping, units)
+    }
+
+    fn side_task(
+        &mut self,
+        state: &State,
+        purpose: Purpose,
+        resource: &str,
+        arguments: Value,
+    ) -> Invocation {
+        Invocation {
+            task: self.identifier(),
+            purpose,
+            state: state.name.clone(),
+            resource: resource.to_owned(),
+            arguments: Arc::new(arguments),
+            credentials: None,
+            timeout_ms: None,
+            heartbeat_ms: None,
+            token: None,
+        }
+    }
+
+    fn concurrency(&mut self, thread: &Thread, map: &Map, input: &Value) -> Result<usize, Failure> {
+        let asked = match &map.concurrency_max {
+            Some(template) => self.seconds(thread, template, input)? as usize,
+            None => 0,
+        };
+        let most = match (self.x.dialect, &map.distributed) {
+            (Dialect::Specification, _) => usize::MAX,
+            (Dialect::Aws, None) => AWS_CONCURRENCY,
+            (Dialect::Aws, Some(_)) => AWS_DISTRIBUTED_CONCURRENCY,
+        };
+        Ok(if asked == 0 { most } else { asked.min(most) })
+    }
+
+    /// The items, from `ItemsPath`, `Items` or the whole input.
+    fn units(
+        &mut self,
+        thread: &Thread,
+        state: &State,
+        map: &Map,
+        input: &Data,
+    ) -> Result<Vec<Unit>, Failure> {
+        let items = match &map.items {
+            Some(template) => self.evaluate(thread, template, input, Extra::default())?,
+            None => Value::clone(input),
+        };
+        match items {
+            Value::Array(values) => Ok(values.into_iter().map(Unit::of).collect()),
+            Value::Object(members) if state.is_jsonata || map.distributed.is_some() => {
+                let units = members.into_iter().map(|(key, value)| Unit {
+                    key: Some(key),
+                    ..Unit::of(value)
+                });
+                Ok(units.collect())
+            }
+            other => Err(match &map.items {
+                Some(template @ Template::Expression(_)) => {
+                    choice::unexpected(template, "array", &other)
+                }
+                Some(Template::Path { path, .. }) => Failure::new(
+                    Fault::Runtime,
+                    format!("Reference path \"{}\" must point to array.", path.text),
+                ),
+                _ => Failure::new(Fault::Runtime, "Reference path \"$\" must point to array."),
+            }),
+        }
+    }
+
+    fn begin_iterations(
+        &mut self,
+        thread: &mut Thread,
+        state: &State,
+        map: &Map,
+        mut mapping: Box<Mapping>,
+        units: Vec<Unit>,
+    ) -> Step {
+        mapping.stage = Stage::Iterating;
+        mapping.units = units;
+        let batcher = map.distributed.as_ref().and_then(|one| one.batcher.as_ref());
+        if let Some(batcher) = batcher {
+            self.batch(thread, state, map, batcher, &mut mapping)?;
+        }
+        mapping.outputs = vec![None; mapping.units.len()];
+        self.iterate(thread, state, map, mapping)
+    }
+
+    /// Starts what may start; goes on when all have ended.
+    fn iterate(
+        &mut self,
+        thread: &mut Thread,
+        state: &State,
+        map: &Map,
+        mut mapping: Box<Mapping>,
+    ) -> Step {
+        while mapping.next < mapping.units.len() && mapping.active.len() < mapping.limit {
+            let index = mapping.next;
+            mapping.next += 1;
+            if map.distributed.is_none() {
+                self.mark(thread, "MapIterationStarted");
+            }
+            match self.iteration(thread, state, map, &mapping, index) {
+                Ok(id) => mapping.active.insert(index, id),
+                Err(failure) => {
+                    self.end_mapping(&mapping);
+                    self.record(thread, "MapStateFailed");
+                    return Err(failure);
+                }
+            };
+        }
+        if !mapping.active.is_empty() {
+            thread.activity = Activity::Mapping(mapping);
+            return Ok(Flow::Blocked);
+        }
+        self.write(thread, state, map, mapping)
+    }
+
+    fn iteration(
+        &mut self,
+        thread: &Thread,
+        state: &State,
+        map: &Map,
+        mapping: &Mapping,
+        index: usize,
+    ) -> Result<ThreadId, Failure> {
+        let unit = &mapping.units[index];
+        let item = self.item(unit, mapping, index);
+        let input = match unit.is_input {
+            true => unit.value.clone(),
+            false => self.iteration_input(thread, state, map, unit, &item)?,
+        };
+        let is_apart = map.distributed.is_some();
+        let parent = Parent {
+            thread: thread.id,
+            index,
+            is_apart,
+            is_silent: is_apart || thread.is_silent(),
+        };
+        let id = self.identifier();
+        let start = self.machine.scopes[map.processor].start;
+        let mut child = Thread::child(id, parent, input, start);
+        child.item = Some(Arc::new(item));
+        self.x.threads.insert(id, child);
+        self.ready.push_back(id);
+        Ok(id)
+    }
+
+    fn item(&self, unit: &Unit, mapping: &Mapping, index: usize) -> Item {
+        Item {
+            index,
+            value: unit.value.clone(),
+            key: unit.key.clone(),
+            source: mapping.source.clone(),
+        }
+    }
+
+    /// An item after `ItemSelector`.
+    fn iteration_input(
+        &mut self,
+        thread: &Thread,
+        state: &State,
+        map: &Map,
+        unit: &Unit,
+        item: &Item,
+    ) -> Result<Data, Failure> {
+        let Some(selector) = &map.selector else {
+            return Ok(match &unit.key {
+                Some(key) => Arc::new(json!({"Key": key, "Value": *unit.value})),
+                None => unit.value.clone(),
+            });
+        };
+        let input = self.effective_input(thread, state)?;
+        let extra = Extra {
+            item: Some(item),
+            ..Extra::default()
+        };
+        self.evaluate(thread, selector, &input, extra).map(Arc::new)
+    }
+
+    /// Makes batches of the items.
+    fn batch(
+        &mut self,
+        thread: &Thread,
+        state: &State,
+        map: &Map,
+        batcher: &Batcher,
+        mapping: &mut Mapping,
+    ) -> Result<(), Failure> {
+        let input = self.effective_input(thread, state)?;
+        let mut most = |template: &Option<Template>| match template {
+            Some(template) => self
+                .seconds(thread, template, &input)
+                .map(|number| (number as usize).max(1)),
+            None => Ok(usize::MAX),
+        };
+        let (items_max, bytes_max) = (most(&batcher.items_max)?, most(&batcher.bytes_max)?);
+        let common = match &batcher.input {
+            Some(template) => Some(self.evaluate(thread, template, &input, Extra::default())?),
+            None => None,
+        };
+        let mut values = Vec::with_capacity(mapping.units.len());
+        for (index, unit) in mapping.units.iter().enumerate() {
+            let item = self.item(unit, mapping, index);
+            let value = self.iteration_input(thread, state, map, unit, &item)?;
+            values.push(Arc::unwrap_or_clone(value));
+        }
+        let batches = items::batches(values, items_max, bytes_max).into_iter();
+        mapping.units = batches
+            .map(|batch| {
+                let mut input = Object::new();
+                if let Some(common) = &common {
+                    input.insert("BatchInput".to_owned(), common.clone());
+                }
+                input.insert("Items".to_owned(), batch.into());
+                Unit {
+                    is_input: true,
+                    ..Unit::of(Value::Object(input))
+                }
+            })
+            .collect();
+        Ok(())
+    }
+
+    pub(super) fn iteration_succeeded(
+        &mut self,
+        thread: &mut Thread,
+        state: &State,
+        map: &Map,
+        mut mapping: Box<Mapping>,
+        index: usize,
+        output: Data,
+    ) -> Step {
+        mapping.active.remove(&index);
+        mapping.outputs[index] = Some(output);
+        if map.distributed.is_none() {
+            self.mark(thread, "MapIterationSucceeded");
+        }
+        self.iterate(thread, state, map, mapping)
+    }
+
+    pub(super) fn iteration_failed(
+        &mut self,
+        thread: &mut Thread,
+        state: &State,
+        map: &Map,
+        mut mapping: Box<Mapping>,
+        index: usize,
+        failure: Failure,
+    ) -> Step {
+        mapping.active.remove(&index);
+        let Some(distributed) = &map.distributed else {
+            self.mark(thread, "MapIterationFailed");
+            for id in std::mem::take(&mut mapping.active).into_values() {
+                self.end(id);
+                self.mark(thread, "MapIterationAborted");
+            }
+            self.record(thread, "MapStateFailed");
+            return Err(failure);
+        };
+        mapping.failed += 1;
+        mapping.outputs[index] = Some(Arc::new(self.error_output(&failure)));
+        if self.tolerates(thread, state, distributed, &mapping)? {
+            return self.iterate(thread, state, map, mapping);
+        }
+        self.end_mapping(&mapping);
+        self.record(thread, "MapRunFailed");
+        self.record(thread, "MapStateFailed");
+        let cause = "The specified tolerated failure threshold was exceeded";
+        Err(Failure::new(Fault::ExceedTolerated, cause))
+    }
+
+    fn tolerates(
+        &mut self,
+        thread: &Thread,
+        state: &State,
+        distributed: &Distributed,
+        mapping: &Mapping,
+    ) -> Result<bool, Failure> {
+        let input = self.effective_input(thread, state)?;
+        let failed = mapping.failed as f64;
+        let (count, percentage) = (
+            &distributed.tolerated_count,
+            &distributed.tolerated_percentage,
+        );
+        if count.is_none() && percentage.is_none() {
+            return Ok(false);
+        }
+        if let Some(template) = count
+            && failed > self.seconds(thread, template, &input)?
+        {
+            return Ok(false);
+        }
+        if let Some(template) = percentage {
+            let most = self.seconds(thread, template, &input)?;
+            return Ok(failed * 100.0 / mapping.units.len() as f64 <= most);
+        }
+        Ok(true)
+    }
+
+    /// All iterations have ended: their outputs are written, or are the result.
+    fn write(
+        &mut self,
+        thread: &mut Thread,
+        state: &State,
+        map: &Map,
+        mut mapping: Box<Mapping>,
+    ) -> Step {
+        let outputs = std::mem::take(&mut mapping.outputs);
+        let outputs = outputs.into_iter().flatten().map(Arc::unwrap_or_clone);
+        let mut outputs: Vec<Value> = outputs.collect();
+        let writer = map.distributed.as_ref().and_then(|one| one.writer.as_ref());
+        if let Some(writer) = writer {
+            if writer.flattens {
+                outputs = items::flattened(outputs);
+            }
+            if let Some(resource) = &writer.resource {
+                let input = self.effective_input(thread, state)?;
+                let mut arguments = match &writer.arguments {
+                    Some(template) => self.evaluate(thread, template, &input, Extra::default())?,
+                    None => Value::Object(Object::new()),
+                };
+                if let Value::Object(map) = &mut arguments {
+                    map.insert("Results".to_owned(), outputs.into());
+                }
+                let invocation =
+                    self.side_task(state, Purpose::ResultWriter, resource, arguments);
+                mapping.stage = Stage::Writing(self.begin_task(thread, invocation));
+                thread.activity = Activity::Mapping(mapping);
+                return Ok(Flow::Blocked);
+            }
+        }
+        self.mapped(thread, state, map, outputs.into())
+    }
+
+    fn mapped(&mut self, thread: &mut Thread, state: &State, map: &Map, result: Value) -> Step {
+        self.check_size(thread, &result)?;
+        if map.distributed.is_some() {
+            self.record(thread, "MapRunSucceeded");
+        }
+        self.record(thread, "MapStateSucceeded");
+        self.complete(thread, state, Arc::new(result))
+    }
+
+    /// The reader or the writer has answered.
+    pub(super) fn map_answered(
+        &mut self,
+        thread: &mut Thread,
+        state: &State,
+        map: &Map,
+        mapping: Box<Mapping>,
+        output: Value,
+    ) -> Step {
+        match (&mapping.stage, &map.distributed) {
+            (Stage::Reading(_), Some(distributed)) => {
+                let Some(reader) = &distributed.reader else {
+                    return Ok(Flow::Blocked);
+                };
+                let read = items::read(reader, output);
+                let mut values = match read {
+                    Ok(values) => values,
+                    Err(cause) => {
+                        self.record(thread, "MapRunFailed");
+                        self.record(thread, "MapStateFailed");
+                        return Err(Failure::new(Fault::ItemReader, cause));
+                    }
+                };
+                if let Some(template) = &reader.items_max {
+                    let input = self.effective_input(thread, state)?;
+                    values.truncate(self.seconds(thread, template, &input)? as usize);
+                }
+                let units = values.into_iter().map(|(key, value)| Unit {
+                    key,
+                    ..Unit::of(value)
+                });
+                self.begin_iterations(thread, state, map, mapping, units.collect())
+            }
+            (Stage::Writing(_), _) => self.mapped(thread, state, map, output),
+            _ => Ok(Flow::Blocked),
+        }
+    }
+
+    /// The reader or the writer has failed.
+    pub(super) fn map_refused(
+        &mut self,
+        thread: &mut Thread,
+        mapping: &Mapping,
+        failure: Failure,
+    ) -> Failure {
+        self.record(thread, "MapRunFailed");
+        self.record(thread, "MapStateFailed");
+        let error = match mapping.stage {
+            Stage::Writing(_) => "States.ResultWriterFailed",
+            _ => "States.ItemReaderFailed",
+        };
+        Failure::named(Some(error.to_owned()), failure.cause)
+    }
+
+    /// Ends all iterations, or the reading or writing.
+    pub(super) fn end_mapping(&mut self, mapping: &Mapping) {
+        for id in mapping.active.values() {
+            self.end(*id);
+        }
+        if let Stage::Reading(attempt) | Stage::Writing(attempt) = &mapping.stage {
+            self.x.tasks.remove(&attempt.task);
+            self.effects.push(Effect::Cancel(attempt.task));
+        }
+    }
+
+    /// An event of the Map that doesn't count as a step of its scope.
+    fn mark(&mut self, thread: &Thread, kind: &'static str) {
+        if thread.is_silent() {
+            self.x.events += 1;
+        } else {
+            self.note(Some(thread.state), kind);
+        }
+    }
+}
