@@ -182,7 +182,9 @@ impl Property {
             Self::Text => value.is_string(),
             Self::Number => value.is_number(),
             Self::Boolean => value.is_boolean(),
-            Self::Timestamp => value.as_str().is_some_and(|text| timestamp::parse(text).is_some()),
+            Self::Timestamp => value
+                .as_str()
+                .is_some_and(|text| timestamp::parse(text).is_some()),
         }
     }
 }
@@ -276,7 +278,11 @@ mod tests {
             ("", "", true),
             ("", "x", false),
         ] {
-            assert_eq!(matches(&pattern(text).unwrap(), with), expected, "{text} {with}");
+            assert_eq!(
+                matches(&pattern(text).unwrap(), with),
+                expected,
+                "{text} {with}"
+            );
         }
         assert_eq!(pattern(r"a\x"), None);
     }

@@ -112,10 +112,14 @@ pub(crate) fn locate(diagnostics: &mut [Diagnostic], text: &str) {
 /// The known word nearest to a misspelt one.
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_lowercase();
-    let rated = known
-        .into_iter()
-        .map(|one| (strsim::damerau_levenshtein(&lower, &one.to_lowercase()), one));
+    let rated = known.into_iter().map(|one| {
+        (
+            strsim::damerau_levenshtein(&lower, &one.to_lowercase()),
+            one,
+        )
+    });
     let limit = (word.chars().count() / 3).max(1);
     let best = rated.min_by_key(|(distance, _)| *distance);
-    best.filter(|(distance, _)| *distance <= limit).map(|(_, one)| one)
+    best.filter(|(distance, _)| *distance <= limit)
+        .map(|(_, one)| one)
 }

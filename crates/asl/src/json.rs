@@ -209,8 +209,8 @@ impl<'a> Reader<'a> {
         let length = rest
             .find(|c: char| !matches!(c, '-' | '+' | '.' | 'e' | 'E' | '0'..='9'))
             .unwrap_or(rest.len());
-        let number: Number = serde_json::from_str(&rest[..length])
-            .map_err(|_| self.error("an invalid number"))?;
+        let number: Number =
+            serde_json::from_str(&rest[..length]).map_err(|_| self.error("an invalid number"))?;
         self.at += length;
         Ok(Value::Number(number))
     }
@@ -283,7 +283,13 @@ mod tests {
 
     #[test]
     fn errors_have_a_place() {
-        for (text, offset) in [("{\"a\":}", 5), ("[1,]", 3), ("{\"a\" 1}", 5), ("01", 0), ("", 0)] {
+        for (text, offset) in [
+            ("{\"a\":}", 5),
+            ("[1,]", 3),
+            ("{\"a\" 1}", 5),
+            ("01", 0),
+            ("", 0),
+        ] {
             assert_eq!(read(text).unwrap_err().offset, offset, "{text}");
         }
         assert!(read(&"[".repeat(100_000)).is_err());

@@ -167,7 +167,12 @@ pub fn line(text: &str, options: &Options) -> Report {
         .and_then(Value::as_str)
         .and_then(timestamp::parse)
         .and_then(|time| i64::try_from(time / 1_000_000).ok());
-    stage.rehearse(&machine, line.input, about, start_ms.unwrap_or(options.start_ms))
+    stage.rehearse(
+        &machine,
+        line.input,
+        about,
+        start_ms.unwrap_or(options.start_ms),
+    )
 }
 
 /// What the line's `context` says of the execution.
@@ -252,7 +257,10 @@ impl Stage<'_> {
     }
 
     fn answer(&mut self, invocation: &Invocation, now: i64) -> Answer {
-        let function = invocation.arguments.get("FunctionName").and_then(Value::as_str);
+        let function = invocation
+            .arguments
+            .get("FunctionName")
+            .and_then(Value::as_str);
         let names = [
             Some(invocation.resource.as_str()),
             Some(invocation.state.as_str()),
@@ -329,7 +337,10 @@ fn started(
     let time = timestamp::text(now);
     let output = match form {
         ".sync:2" => report.output.clone(),
-        _ => report.output.as_ref().map(|output| output.to_string().into()),
+        _ => report
+            .output
+            .as_ref()
+            .map(|output| output.to_string().into()),
     };
     let mut description = json!({
         "ExecutionArn": id,

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::context::Context;
 use crate::failure::{Failure, Fault};
 use crate::intrinsic::Call;
-use crate::jsonata::{Environment, Expression};
+use crate::jsonata::{Environment, Expression, Flavour};
 use crate::number;
 use crate::path::{Path, Root, Segment};
 use crate::random::Random;
@@ -22,7 +22,7 @@ pub(crate) type Data = Arc<Value>;
 pub(crate) type Variables = BTreeMap<String, Data>;
 
 /// A value, or how to compute it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Template {
     Literal(Data),
     Object(Vec<(String, Template)>),
@@ -33,7 +33,7 @@ pub(crate) enum Template {
 }
 
 /// A JSONata expression in its field.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Query {
     pub(crate) expression: Expression,
     pub(crate) text: String,
@@ -167,10 +167,7 @@ impl View<'_> {
             }
         }
         bindings.insert("states".to_owned(), Value::Object(states));
-        let mut environment = Environment {
-            now: self.now,
-            seed: self.random.bits(),
-        };
+        let mut environment = Environment::new(Flavour::States, self.now, self.random.bits());
         let failed = |cause: String| Err(Failure::new(Fault::Query, cause));
         match query.expression.evaluate(&bindings, &mut environment) {
             Ok(Some(value)) => Ok(value),

@@ -8,10 +8,15 @@ pub(crate) fn parse(text: &str) -> Option<i128> {
     }
     let number = |from: usize, to: usize| -> Option<i64> {
         let part = &text[from..to];
-        part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok())?
+        part.bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| part.parse().ok())?
     };
     let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
-    if separators.iter().any(|(at, separator)| bytes[*at] != *separator) {
+    if separators
+        .iter()
+        .any(|(at, separator)| bytes[*at] != *separator)
+    {
         return None;
     }
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
@@ -51,7 +56,10 @@ fn offset(zone: &str) -> Option<i64> {
     if bytes.len() != 6 || bytes[3] != b':' {
         return None;
     }
-    let (hours, minutes) = (zone[1..3].parse::<u8>().ok()?, zone[4..6].parse::<u8>().ok()?);
+    let (hours, minutes) = (
+        zone[1..3].parse::<u8>().ok()?,
+        zone[4..6].parse::<u8>().ok()?,
+    );
     let seconds = i64::from(hours) * 3_600 + i64::from(minutes) * 60;
     match (bytes[0], hours < 24 && minutes < 60) {
         (b'+', true) => Some(seconds),
@@ -62,7 +70,10 @@ fn offset(zone: &str) -> Option<i64> {
 
 /// The time with milliseconds and `Z`.
 pub(crate) fn text(milliseconds: i64) -> String {
-    let (days, rest) = (milliseconds.div_euclid(86_400_000), milliseconds.rem_euclid(86_400_000));
+    let (days, rest) = (
+        milliseconds.div_euclid(86_400_000),
+        milliseconds.rem_euclid(86_400_000),
+    );
     let (year, month, day) = date(days);
     format!(
         "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",

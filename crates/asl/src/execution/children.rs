@@ -65,7 +65,12 @@ impl Stepper<'_> {
     }
 
     fn join(&mut self, thread: &mut Thread, state: &State, branches: Branches) -> Step {
-        let outputs: Value = branches.outputs.into_iter().flatten().map(Arc::unwrap_or_clone).collect();
+        let outputs: Value = branches
+            .outputs
+            .into_iter()
+            .flatten()
+            .map(Arc::unwrap_or_clone)
+            .collect();
         self.check_size(thread, &outputs)?;
         self.record(thread, "ParallelStateSucceeded");
         self.complete(thread, state, Arc::new(outputs))

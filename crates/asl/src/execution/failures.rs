@@ -71,7 +71,8 @@ impl Stepper<'_> {
             "States.ALL" => !is_unlisted,
             "States.TaskFailed" => {
                 let is_task = matches!(state.kind, machine::Kind::Task(_));
-                error == pattern || (is_task && error != TIMEOUT && error != HEARTBEAT && !is_unlisted)
+                error == pattern
+                    || (is_task && error != TIMEOUT && error != HEARTBEAT && !is_unlisted)
             }
             TIMEOUT => error == TIMEOUT || error == HEARTBEAT,
             "States.BranchFailed" => {

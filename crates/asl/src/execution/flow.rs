@@ -10,6 +10,7 @@ use super::{Outcome, Stepper, events};
 use crate::choice::{self, Rule};
 use crate::failure::{Failure, Fault};
 use crate::machine::{Kind, Next, State, Wait};
+use crate::number;
 use crate::template::{Data, Template};
 use crate::timestamp;
 
@@ -64,7 +65,8 @@ impl Stepper<'_> {
         } else {
             return None;
         };
-        let cause = format!("The execution reached the maximum number of history events ({limit}).");
+        let cause =
+            format!("The execution reached the maximum number of history events ({limit}).");
         Some(Failure {
             kind: crate::failure::Kind::Named(Some("States.Runtime".to_owned())),
             cause: Some(cause),
@@ -226,7 +228,10 @@ impl Stepper<'_> {
             Wait::Timestamp(template) => {
                 let value = self.evaluate(thread, template, &input, Extra::default())?;
                 let time = value.as_str().and_then(timestamp::parse);
-                let time = time.ok_or_else(|| choice::unexpected(template, "timestamp", &value))?;
+                let time = time.ok_or_else(|| {
+                    let form = "a valid ISO-8601 extended offset date-time format string";
+                    misreferenced(template, form, "string", &value)
+                })?;
                 // Not before the time, to the millisecond.
                 i64::try_from((time + 999_999).div_euclid(1_000_000)).unwrap_or(i64::MAX)
             }
@@ -255,7 +260,7 @@ impl Stepper<'_> {
     ) -> Result<f64, Failure> {
         let value = self.evaluate(thread, template, input, Extra::default())?;
         let number = value.as_f64().filter(|number| *number >= 0.0);
-        number.ok_or_else(|| choice::unexpected(template, "number", &value))
+        number.ok_or_else(|| misreferenced(template, "an integer value", "number", &value))
     }
 
     fn words(
@@ -269,7 +274,7 @@ impl Stepper<'_> {
         let input = thread.input.clone();
         match self.evaluate(thread, template, &input, Extra::default())? {
             Value::String(text) => Ok(Some(text)),
-            other => Err(choice::unexpected(template, "string", &other)),
+            other => Err(misreferenced(template, "a string value", "string", &other)),
         }
     }
 
@@ -282,5 +287,23 @@ impl Stepper<'_> {
                 self.finish_execution(Outcome::Succeeded(output));
             }
         }
+    }
+}
+
+/// A value that a field can't use, in the words AWS has for each query language.
+fn misreferenced(template: &Template, form: &str, kind: &str, value: &Value) -> Failure {
+    match template {
+        Template::Path { path, field } => {
+            let shown = match value {
+                Value::String(text) => text.clone(),
+                other => number::json(other),
+            };
+            let cause = format!(
+                "The {field} parameter does not reference {form}: {} == {shown}",
+                path.text
+            );
+            Failure::new(Fault::Runtime, cause)
+        }
+        other => choice::unexpected(other, kind, value),
     }
 }

@@ -179,7 +179,10 @@ impl Stepper<'_> {
     ) -> Step {
         mapping.stage = Stage::Iterating;
         mapping.units = units;
-        let batcher = map.distributed.as_ref().and_then(|one| one.batcher.as_ref());
+        let batcher = map
+            .distributed
+            .as_ref()
+            .and_then(|one| one.batcher.as_ref());
         if let Some(batcher) = batcher {
             self.batch(thread, state, map, batcher, &mut mapping)?;
         }
@@ -424,8 +427,7 @@ impl Stepper<'_> {
                 if let Value::Object(map) = &mut arguments {
                     map.insert("Results".to_owned(), outputs.into());
                 }
-                let invocation =
-                    self.side_task(state, Purpose::ResultWriter, resource, arguments);
+                let invocation = self.side_task(state, Purpose::ResultWriter, resource, arguments);
                 mapping.stage = Stage::Writing(self.begin_task(thread, invocation));
                 thread.activity = Activity::Mapping(mapping);
                 return Ok(Flow::Blocked);

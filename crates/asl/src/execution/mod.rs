@@ -378,7 +378,8 @@ impl Stepper<'_> {
 
     /// Refuses data that AWS wouldn't pass on.
     fn check_size(&self, thread: &Thread, value: &Value) -> Result<(), Failure> {
-        if self.x.dialect == Dialect::Aws && number::is_longer_than(value, self.x.limits.data_bytes) {
+        if self.x.dialect == Dialect::Aws && number::is_longer_than(value, self.x.limits.data_bytes)
+        {
             let name = &self.machine.states[thread.state].name;
             let cause = format!(
                 "The state/task '{name}' returned a result with a size exceeding the maximum \

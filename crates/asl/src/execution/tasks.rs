@@ -29,9 +29,7 @@ impl Stepper<'_> {
             None => None,
         };
         let credentials = match &task.credentials {
-            Some(template) => {
-                Some(self.evaluate(thread, template, &input, Extra::default())?)
-            }
+            Some(template) => Some(self.evaluate(thread, template, &input, Extra::default())?),
             None => None,
         };
         let milliseconds = |seconds: f64| (seconds * 1_000.0) as i64;
@@ -87,7 +85,9 @@ impl Stepper<'_> {
             return;
         };
         if let Activity::Task(attempt) = &mut thread.activity {
-            attempt.heartbeat_deadline = attempt.heartbeat_ms.map(|span| self.now.saturating_add(span));
+            attempt.heartbeat_deadline = attempt
+                .heartbeat_ms
+                .map(|span| self.now.saturating_add(span));
             let attempt = attempt.clone();
             self.arm(&mut thread, &attempt);
         }
@@ -151,7 +151,9 @@ impl Stepper<'_> {
     fn timed_out(&mut self, thread: &mut Thread, attempt: &Attempt) -> Step {
         self.x.tasks.remove(&attempt.task);
         self.effects.push(Effect::Cancel(attempt.task));
-        let is_late = attempt.deadline.is_some_and(|deadline| deadline <= self.now);
+        let is_late = attempt
+            .deadline
+            .is_some_and(|deadline| deadline <= self.now);
         let fault = match is_late {
             true => Fault::Timeout,
             false => Fault::HeartbeatTimeout,

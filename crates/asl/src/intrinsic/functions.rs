@@ -51,7 +51,8 @@ pub(super) fn apply(
             let index = usize::try_from(integer(index)?).ok();
             let item = index.and_then(|index| array(values).ok()?.get(index));
             array(values)?;
-            item.cloned().ok_or_else(|| "no item at this index".to_owned())
+            item.cloned()
+                .ok_or_else(|| "no item at this index".to_owned())
         }
         (Function::ArrayLength, [values]) => Ok(array(values)?.len().into()),
         (Function::ArrayUnique, [values]) => Ok(unique(array(values)?)),
@@ -68,7 +69,8 @@ pub(super) fn apply(
         }
         (Function::MathAdd, [a, b]) => {
             let sum = small(a)?.checked_add(small(b)?);
-            sum.map(Value::from).ok_or_else(|| "the sum is out of range".to_owned())
+            sum.map(Value::from)
+                .ok_or_else(|| "the sum is out of range".to_owned())
         }
         (Function::StringSplit, [value, separators]) => {
             let (value, separators) = (text(value)?, text(separators)?);
@@ -90,7 +92,10 @@ fn format(pieces: Option<&[Piece]>, template: &Value, values: &[Value]) -> Outco
             &from_data
         }
     };
-    let places = pieces.iter().filter(|piece| **piece == Piece::Place).count();
+    let places = pieces
+        .iter()
+        .filter(|piece| **piece == Piece::Place)
+        .count();
     if places != values.len() {
         return Err(format!("{places} places for {} values", values.len()));
     }
@@ -123,7 +128,9 @@ fn range(first: &Value, last: &Value, step: &Value) -> Outcome {
         return Err(format!("more than {RANGE_MAX} elements"));
     }
     let count = i64::try_from(steps).unwrap_or(0);
-    Ok((0..=count).map(|at| Value::from(first + at * step)).collect())
+    Ok((0..=count)
+        .map(|at| Value::from(first + at * step))
+        .collect())
 }
 
 fn unique(values: &[Value]) -> Value {

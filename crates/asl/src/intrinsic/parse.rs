@@ -98,8 +98,8 @@ impl Parser<'_> {
             _ => {
                 let rest = &self.text[self.at..];
                 let length = rest.find([',', ')', ' ']).unwrap_or(rest.len());
-                let value: Value = serde_json::from_str(&rest[..length])
-                    .map_err(|_| self.unexpected())?;
+                let value: Value =
+                    serde_json::from_str(&rest[..length]).map_err(|_| self.unexpected())?;
                 if value.is_array() || value.is_object() || value.is_string() {
                     return Err(self.unexpected());
                 }

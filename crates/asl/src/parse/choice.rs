@@ -72,12 +72,16 @@ impl Builder {
             };
             let next = self.required_string(&rule, "Next");
             let next = next.and_then(|name| self.target(name, names, &rule.at("Next")));
-            let assign = self.assign(&rule, is_jsonata);
+            let owner = format!("Choices/{at}/");
+            let assign = self.assign(&rule, &owner, is_jsonata);
             let (condition, output) = if is_jsonata {
                 let known = ["Condition", "Next", "Assign", "Output", "Comment"];
                 self.only(&rule, &known, "a rule in JSONata");
-                let condition = self.query_condition(&rule);
-                (condition, self.template_field(&rule, "Output", true))
+                let condition = self.query_condition(&rule, &owner);
+                (
+                    condition,
+                    self.template_within(&rule, "Output", &owner, true),
+                )
             } else {
                 (self.condition(&rule, 0), None)
             };
@@ -93,7 +97,7 @@ impl Builder {
         Some(Kind::Choice { rules, default })
     }
 
-    fn query_condition(&mut self, rule: &Fields<'_>) -> Option<Condition> {
+    fn query_condition(&mut self, rule: &Fields<'_>, owner: &str) -> Option<Condition> {
         let place = rule.at("Condition");
         match rule.map.get("Condition") {
             None => {
@@ -104,7 +108,7 @@ impl Builder {
                 .template_field(rule, "Condition", true)
                 .map(Condition::Query),
             Some(Value::String(text)) => {
-                let expression = self.expression(text, &place, "Condition");
+                let expression = self.expression(text, &place, &format!("{owner}Condition"));
                 if expression.is_none() {
                     self.error(code::SCHEMA, &place, "an expression is expected: {% … %}");
                 }
@@ -259,5 +263,8 @@ fn is_operator(key: &str) -> bool {
 fn all_operators() -> impl Iterator<Item = &'static str> {
     let comparisons = COMPARISONS.iter().map(|(name, ..)| *name);
     let properties = PROPERTIES.iter().map(|(name, _)| *name);
-    comparisons.chain(properties).chain(BOOLEAN).chain(["StringMatches", "Next", "Variable"])
+    comparisons
+        .chain(properties)
+        .chain(BOOLEAN)
+        .chain(["StringMatches", "Next", "Variable"])
 }

@@ -58,9 +58,14 @@ impl Builder {
             let attempts = self.number(&retrier, "MaxAttempts", 0.0, 99_999_999.0, true);
             let rate = self.number(&retrier, "BackoffRate", 1.0, f64::MAX, false);
             let delay_max = self.number(&retrier, "MaxDelaySeconds", 1.0, DELAY_MAX, true);
-            if delay_max.is_some_and(|most| most <= interval) {
-                let message = "MaxDelaySeconds must be greater than IntervalSeconds";
-                self.error(code::SCHEMA, &retrier.at("MaxDelaySeconds"), message);
+            if delay_max.is_some_and(|most| most < interval) {
+                let message = "MaxDelaySeconds is smaller than IntervalSeconds";
+                self.warn(
+                    code::NO_EFFECT,
+                    &retrier.at("MaxDelaySeconds"),
+                    message,
+                    None,
+                );
             }
             let jitter = self.string(&retrier, "JitterStrategy");
             if jitter.is_some_and(|jitter| jitter != "FULL" && jitter != "NONE") {
@@ -102,9 +107,10 @@ impl Builder {
             let next = self.required_string(&catcher, "Next");
             let next = next.and_then(|next| self.target(next, names, &catcher.at("Next")));
             let result_path = self.result_path(&catcher);
-            let assign = self.assign(&catcher, is_jsonata);
+            let owner = format!("Catch/{at}/");
+            let assign = self.assign(&catcher, &owner, is_jsonata);
             let output = match is_jsonata {
-                true => self.template_field(&catcher, "Output", true),
+                true => self.template_within(&catcher, "Output", &owner, true),
                 false => None,
             };
             catchers.push(Catcher {
@@ -132,11 +138,16 @@ impl Builder {
         let mut names = Vec::new();
         for (at, value) in values.iter().enumerate() {
             let Value::String(name) = value else {
-                self.error(code::SCHEMA, &place.index(at), "an error's name is expected");
+                self.error(
+                    code::SCHEMA,
+                    &place.index(at),
+                    "an error's name is expected",
+                );
                 continue;
             };
             if name.starts_with("States.") && !ERRORS.contains(&name.as_str()) {
-                let suggestion = nearest(name, ERRORS).map(|near| format!("did you mean '{near}'?"));
+                let suggestion =
+                    nearest(name, ERRORS).map(|near| format!("did you mean '{near}'?"));
                 let message = format!("there is no error '{name}' in the language");
                 self.warn(code::UNKNOWN_ERROR, &place.index(at), message, suggestion);
             }

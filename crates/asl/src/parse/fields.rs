@@ -24,7 +24,11 @@ impl<'a> Fields<'a> {
 }
 
 impl Builder {
-    pub(super) fn object<'a>(&mut self, value: &'a Value, place: &'a Place<'a>) -> Option<Fields<'a>> {
+    pub(super) fn object<'a>(
+        &mut self,
+        value: &'a Value,
+        place: &'a Place<'a>,
+    ) -> Option<Fields<'a>> {
         match value {
             Value::Object(map) => Some(Fields { map, place }),
             _ => {
@@ -85,22 +89,26 @@ impl Builder {
             (least..=most).contains(number) && (!is_whole || number.fract() == 0.0)
         });
         if number.is_none() {
-            let kind = if is_whole { "a whole number" } else { "a number" };
+            let kind = if is_whole {
+                "a whole number"
+            } else {
+                "a number"
+            };
             let range = if most < f64::MAX {
                 format!("from {least} to {most}")
             } else {
                 format!("of at least {least}")
             };
-            self.error(code::SCHEMA, &fields.at(name), format!("{kind} {range} is expected"));
+            self.error(
+                code::SCHEMA,
+                &fields.at(name),
+                format!("{kind} {range} is expected"),
+            );
         }
         number
     }
 
-    pub(super) fn list<'a>(
-        &mut self,
-        fields: &Fields<'a>,
-        name: &str,
-    ) -> Option<&'a Vec<Value>> {
+    pub(super) fn list<'a>(&mut self, fields: &Fields<'a>, name: &str) -> Option<&'a Vec<Value>> {
         match fields.map.get(name)? {
             Value::Array(values) => Some(values),
             _ => {

@@ -60,10 +60,14 @@ pub(super) fn variables(states: &Map<String, Value>) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for state in states.values() {
         let lists = ["Choices", "Catch"].into_iter();
-        let entries = lists.filter_map(|list| state.get(list)?.as_array()).flatten();
+        let entries = lists
+            .filter_map(|list| state.get(list)?.as_array())
+            .flatten();
         for owner in entries.chain([state]) {
             if let Some(Value::Object(assign)) = owner.get("Assign") {
-                let plain = assign.keys().map(|key| key.strip_suffix(".$").unwrap_or(key));
+                let plain = assign
+                    .keys()
+                    .map(|key| key.strip_suffix(".$").unwrap_or(key));
                 names.extend(plain.map(str::to_owned));
             }
         }

@@ -32,7 +32,13 @@ impl Builder {
         };
         let place = fields.at(name);
         let processor = self.object(value, &place)?;
-        let known = ["ProcessorConfig", "StartAt", "States", "Comment", "QueryLanguage"];
+        let known = [
+            "ProcessorConfig",
+            "StartAt",
+            "States",
+            "Comment",
+            "QueryLanguage",
+        ];
         self.only(&processor, &known, "an item processor");
         let is_distributed = self.is_distributed(&processor);
         let scope = if is_distributed {
@@ -90,7 +96,11 @@ impl Builder {
         let Some(config) = self.object(config, &place) else {
             return false;
         };
-        self.only(&config, &["Mode", "ExecutionType"], "a processor's configuration");
+        self.only(
+            &config,
+            &["Mode", "ExecutionType"],
+            "a processor's configuration",
+        );
         let mode = self.string(&config, "Mode").unwrap_or("INLINE");
         if mode != "INLINE" && mode != "DISTRIBUTED" {
             let message = "the mode is \"INLINE\" or \"DISTRIBUTED\"";
@@ -158,14 +168,19 @@ impl Builder {
             return;
         };
         let place = fields.at("Label");
-        let is_odd = |c: char| c.is_whitespace() || c.is_control() || "?*<>{}[]:;,\\|^~$#%&`\"".contains(c);
+        let is_odd =
+            |c: char| c.is_whitespace() || c.is_control() || "?*<>{}[]:;,\\|^~$#%&`\"".contains(c);
         let length = label.chars().count();
         if length == 0 || length > LABEL_LENGTH_MAX || label.contains(is_odd) {
             let message = format!("a label has 1 to {LABEL_LENGTH_MAX} plain characters");
             self.error(code::LABEL, &place, message);
         }
         if !self.labels.insert(label.to_owned()) {
-            self.error(code::DUPLICATE_LABEL, &place, "the label is used by another state");
+            self.error(
+                code::DUPLICATE_LABEL,
+                &place,
+                "the label is used by another state",
+            );
         }
     }
 
@@ -203,8 +218,16 @@ impl Builder {
     fn reader(&mut self, fields: &Fields<'_>, is_jsonata: bool) -> Option<Reader> {
         let place = fields.at("ItemReader");
         let reader = self.object(fields.map.get("ItemReader")?, &place)?;
-        let arguments = if is_jsonata { "Arguments" } else { "Parameters" };
-        self.only(&reader, &["Resource", arguments, "ReaderConfig"], "an item reader");
+        let arguments = if is_jsonata {
+            "Arguments"
+        } else {
+            "Parameters"
+        };
+        self.only(
+            &reader,
+            &["Resource", arguments, "ReaderConfig"],
+            "an item reader",
+        );
         let resource = self.required_string(&reader, "Resource");
         let arguments = self.template_field(&reader, arguments, is_jsonata);
         let mut read = Reader {
@@ -289,8 +312,16 @@ impl Builder {
     fn writer(&mut self, fields: &Fields<'_>, is_jsonata: bool) -> Option<Writer> {
         let place = fields.at("ResultWriter");
         let writer = self.object(fields.map.get("ResultWriter")?, &place)?;
-        let arguments = if is_jsonata { "Arguments" } else { "Parameters" };
-        self.only(&writer, &["Resource", arguments, "WriterConfig"], "a result writer");
+        let arguments = if is_jsonata {
+            "Arguments"
+        } else {
+            "Parameters"
+        };
+        self.only(
+            &writer,
+            &["Resource", arguments, "WriterConfig"],
+            "a result writer",
+        );
         let resource = self.string(&writer, "Resource").map(str::to_owned);
         let arguments = self.template_field(&writer, arguments, is_jsonata);
         let mut flattens = false;
@@ -298,7 +329,11 @@ impl Builder {
         if let Some(config) = writer.map.get("WriterConfig")
             && let Some(config) = self.object(config, &config_place)
         {
-            self.only(&config, &["OutputType", "Transformation"], "a writer's configuration");
+            self.only(
+                &config,
+                &["OutputType", "Transformation"],
+                "a writer's configuration",
+            );
             let output = self.string(&config, "OutputType");
             if output.is_some_and(|output| output != "JSON" && output != "JSONL") {
                 let message = "the type of output is \"JSON\" or \"JSONL\"";

@@ -131,7 +131,11 @@ impl Builder {
         if let Some(version) = self.string(&fields, "Version")
             && version != "1.0"
         {
-            self.error(code::SCHEMA, &fields.at("Version"), "the version is \"1.0\"");
+            self.error(
+                code::SCHEMA,
+                &fields.at("Version"),
+                "the version is \"1.0\"",
+            );
         }
         let timeout = self.number(&fields, "TimeoutSeconds", 1.0, SECONDS_MAX, true);
         self.scope(&fields);
@@ -186,7 +190,8 @@ impl Builder {
     fn state_name(&mut self, name: &str, place: &Place<'_>) {
         let length = name.chars().count();
         if length == 0 || length > NAME_LENGTH_MAX {
-            let message = format!("a state's name has 1 to {NAME_LENGTH_MAX} characters, not {length}");
+            let message =
+                format!("a state's name has 1 to {NAME_LENGTH_MAX} characters, not {length}");
             self.error(code::STATE_NAME, place, message);
         }
         if !self.names.insert(name.to_owned()) {

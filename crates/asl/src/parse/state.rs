@@ -29,17 +29,35 @@ fn known(kind: &str) -> Known {
     match kind {
         "Pass" => (
             &["Assign", "Next", "End"],
-            &["InputPath", "OutputPath", "Parameters", "Result", "ResultPath"],
+            &[
+                "InputPath",
+                "OutputPath",
+                "Parameters",
+                "Result",
+                "ResultPath",
+            ],
             &["Output"],
         ),
         "Task" => (
             &[
-                "Resource", "TimeoutSeconds", "HeartbeatSeconds", "Credentials", "Retry", "Catch",
-                "Assign", "Next", "End",
+                "Resource",
+                "TimeoutSeconds",
+                "HeartbeatSeconds",
+                "Credentials",
+                "Retry",
+                "Catch",
+                "Assign",
+                "Next",
+                "End",
             ],
             &[
-                "InputPath", "OutputPath", "Parameters", "ResultSelector", "ResultPath",
-                "TimeoutSecondsPath", "HeartbeatSecondsPath",
+                "InputPath",
+                "OutputPath",
+                "Parameters",
+                "ResultSelector",
+                "ResultPath",
+                "TimeoutSecondsPath",
+                "HeartbeatSecondsPath",
             ],
             &["Arguments", "Output"],
         ),
@@ -57,18 +75,42 @@ fn known(kind: &str) -> Known {
         "Fail" => (&["Error", "Cause"], &["ErrorPath", "CausePath"], &[]),
         "Parallel" => (
             &["Branches", "Retry", "Catch", "Assign", "Next", "End"],
-            &["InputPath", "OutputPath", "Parameters", "ResultSelector", "ResultPath"],
+            &[
+                "InputPath",
+                "OutputPath",
+                "Parameters",
+                "ResultSelector",
+                "ResultPath",
+            ],
             &["Arguments", "Output"],
         ),
         _ => (
             &[
-                "ItemProcessor", "Iterator", "ItemSelector", "MaxConcurrency", "ItemReader",
-                "ItemBatcher", "ResultWriter", "ToleratedFailureCount",
-                "ToleratedFailurePercentage", "Label", "Retry", "Catch", "Assign", "Next", "End",
+                "ItemProcessor",
+                "Iterator",
+                "ItemSelector",
+                "MaxConcurrency",
+                "ItemReader",
+                "ItemBatcher",
+                "ResultWriter",
+                "ToleratedFailureCount",
+                "ToleratedFailurePercentage",
+                "Label",
+                "Retry",
+                "Catch",
+                "Assign",
+                "Next",
+                "End",
             ],
             &[
-                "InputPath", "OutputPath", "Parameters", "ResultSelector", "ResultPath",
-                "ItemsPath", "MaxConcurrencyPath", "ToleratedFailureCountPath",
+                "InputPath",
+                "OutputPath",
+                "Parameters",
+                "ResultSelector",
+                "ResultPath",
+                "ItemsPath",
+                "MaxConcurrencyPath",
+                "ToleratedFailureCountPath",
                 "ToleratedFailurePercentagePath",
             ],
             &["Items", "Output"],
@@ -124,7 +166,7 @@ impl Builder {
             result_selector,
             result_path: self.result_path(&fields),
             output,
-            assign: self.assign(&fields, is_jsonata),
+            assign: self.assign(&fields, "", is_jsonata),
             retriers: self.retriers(&fields),
             catchers: self.catchers(&fields, names, is_jsonata),
             next: next.unwrap_or(Next::End),
@@ -176,7 +218,12 @@ impl Builder {
             match (kind, end) {
                 ("Succeed", _) => {
                     let message = "a Succeed state ends by itself";
-                    self.warn(code::NO_EFFECT, &place, message, Some("leave it out".to_owned()));
+                    self.warn(
+                        code::NO_EFFECT,
+                        &place,
+                        message,
+                        Some("leave it out".to_owned()),
+                    );
                 }
                 (_, Value::Bool(_)) => {}
                 _ => self.error(code::SCHEMA, &place, "true or false is expected"),
@@ -195,7 +242,8 @@ impl Builder {
             (false, true) => Some(Next::End),
             (true, false) => {
                 let next = self.string(fields, "Next")?;
-                self.target(next, names, &fields.at("Next")).map(Next::State)
+                self.target(next, names, &fields.at("Next"))
+                    .map(Next::State)
             }
             (false, false) => {
                 let message = "the state needs a \"Next\", or \"End\": true";
@@ -237,16 +285,21 @@ impl Builder {
     fn looks_computed(&mut self, fields: &Fields<'_>) {
         let is_path = |value: &Value| value.as_str().is_some_and(|text| text.starts_with("$."));
         let computed = match fields.map.get("Result") {
-            Some(Value::Object(map)) => {
-                map.iter().any(|(key, value)| key.ends_with(".$") || is_path(value))
-            }
+            Some(Value::Object(map)) => map
+                .iter()
+                .any(|(key, value)| key.ends_with(".$") || is_path(value)),
             Some(value) => is_path(value),
             None => false,
         };
         if computed {
             let message = "the Result of a Pass state is not evaluated";
             let suggestion = Some("use Parameters".to_owned());
-            self.warn(code::STATIC_RESULT, &fields.at("Result"), message, suggestion);
+            self.warn(
+                code::STATIC_RESULT,
+                &fields.at("Result"),
+                message,
+                suggestion,
+            );
         }
     }
 
@@ -254,7 +307,8 @@ impl Builder {
         let resource = self.required_string(fields, "Resource");
         if let Some(resource) = resource {
             let is_arn = resource.starts_with("arn:");
-            if resource.is_empty() || (is_arn && resource.split(':').count() < 6) {
+            let is_odd = resource.is_empty() || resource.contains(char::is_whitespace);
+            if is_odd || (is_arn && resource.split(':').count() < 6) {
                 let message = "a resource is a function's name or a whole ARN";
                 self.error(code::RESOURCE, &fields.at("Resource"), message);
             }
@@ -359,7 +413,8 @@ impl Builder {
             Some(Value::Null) => Target::Nothing,
             Some(_) => {
                 let text = self.string(fields, "ResultPath");
-                let path = text.and_then(|text| self.reference_path(text, &fields.at("ResultPath")));
+                let path =
+                    text.and_then(|text| self.reference_path(text, &fields.at("ResultPath")));
                 match path {
                     Some(path) if !path.is_whole() => Target::Path(path),
                     _ => Target::Whole,

@@ -28,10 +28,21 @@ impl Builder {
         name: &str,
         is_jsonata: bool,
     ) -> Option<Template> {
+        self.template_within(fields, name, "", is_jsonata)
+    }
+
+    /// The same, where the field is part of another: `owner` is such as `Choices/0/`.
+    pub(super) fn template_within(
+        &mut self,
+        fields: &Fields<'_>,
+        name: &str,
+        owner: &str,
+        is_jsonata: bool,
+    ) -> Option<Template> {
         let value = fields.map.get(name)?;
         let place = fields.at(name);
         Some(match is_jsonata {
-            true => self.jsonata_template(value, &place, name),
+            true => self.jsonata_template(value, &place, &format!("{owner}{name}")),
             false => self.jsonpath_template(value, &place),
         })
     }
@@ -57,7 +68,10 @@ impl Builder {
             Value::Object(map) => {
                 let members = map.iter().map(|(key, one)| {
                     let inner = format!("{field}/{key}");
-                    (key.clone(), self.jsonata_template(one, &place.key(key), &inner))
+                    (
+                        key.clone(),
+                        self.jsonata_template(one, &place.key(key), &inner),
+                    )
                 });
                 folded_object(members.collect())
             }
@@ -125,7 +139,8 @@ impl Builder {
                     let computed = match one {
                         Value::String(text) => self.computed(text, &place, key, Calls::Allowed),
                         _ => {
-                            let message = "a field ending in '.$' is a path or an intrinsic function";
+                            let message =
+                                "a field ending in '.$' is a path or an intrinsic function";
                             self.error(code::SCHEMA, &place, message);
                             None
                         }
@@ -176,7 +191,8 @@ impl Builder {
                 }
             };
         }
-        self.path(text, place).map(|path| Template::Path { path, field })
+        self.path(text, place)
+            .map(|path| Template::Path { path, field })
     }
 
     pub(super) fn path(&mut self, text: &str, place: &Place<'_>) -> Option<Path> {
@@ -243,7 +259,11 @@ impl Builder {
             let place = fields.at(name);
             let expression = self.expression(text, &place, name);
             if expression.is_none() {
-                self.error(code::SCHEMA, &place, "a number or an expression is expected");
+                self.error(
+                    code::SCHEMA,
+                    &place,
+                    "a number or an expression is expected",
+                );
             }
             return expression;
         }
@@ -282,6 +302,7 @@ impl Builder {
     pub(super) fn assign(
         &mut self,
         fields: &Fields<'_>,
+        owner: &str,
         is_jsonata: bool,
     ) -> Vec<(String, Template)> {
         let place = fields.at("Assign");
@@ -299,7 +320,7 @@ impl Builder {
             self.variable_name(name, &variables.at(key));
         }
         let template = match is_jsonata {
-            true => self.jsonata_template(value, &place, "Assign"),
+            true => self.jsonata_template(value, &place, &format!("{owner}Assign")),
             false => self.jsonpath_template(value, &place),
         };
         match template {
@@ -317,7 +338,9 @@ impl Builder {
 
     fn variable_name(&mut self, name: &str, place: &Place<'_>) {
         let mut characters = name.chars();
-        let begins = characters.next().is_some_and(|c| c.is_alphabetic() || c == '_');
+        let begins = characters
+            .next()
+            .is_some_and(|c| c.is_alphabetic() || c == '_');
         let goes_on = characters.all(|c| c.is_alphanumeric() || c == '_');
         let problem = if !begins || !goes_on {
             Some("a variable's name is made of letters, digits and '_' and starts with a letter")
@@ -325,7 +348,11 @@ impl Builder {
             Some("a variable's name has at most 80 characters")
         } else if name == "states" {
             Some("the name 'states' is reserved")
-        } else if self.outer_variables.iter().any(|scope| scope.contains(name)) {
+        } else if self
+            .outer_variables
+            .iter()
+            .any(|scope| scope.contains(name))
+        {
             Some("the variable belongs to an outer scope and can't be assigned here")
         } else {
             None

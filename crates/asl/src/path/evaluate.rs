@@ -158,16 +158,14 @@ fn at(values: &[Value], index: i64) -> Option<&Value> {
     values.get(usize::try_from(index).ok()?)
 }
 
-fn slice(
-    values: &[Value],
-    from: Option<i64>,
-    to: Option<i64>,
-    step: i64,
-    found: &mut Vec<Value>,
-) {
+fn slice(values: &[Value], from: Option<i64>, to: Option<i64>, step: i64, found: &mut Vec<Value>) {
     let length = i64::try_from(values.len()).unwrap_or(i64::MAX);
     let bound = |index: i64| {
-        let index = if index < 0 { length.saturating_add(index) } else { index };
+        let index = if index < 0 {
+            length.saturating_add(index)
+        } else {
+            index
+        };
         index.clamp(0, length)
     };
     let (mut index, end) = match step > 0 {
@@ -178,7 +176,12 @@ fn slice(
         ),
     };
     while (step > 0 && index < end) || (step < 0 && index > end) {
-        found.extend(usize::try_from(index).ok().and_then(|at| values.get(at)).cloned());
+        found.extend(
+            usize::try_from(index)
+                .ok()
+                .and_then(|at| values.get(at))
+                .cloned(),
+        );
         index = index.saturating_add(step);
     }
 }
@@ -276,7 +279,18 @@ mod tests {
 
     #[test]
     fn texts_that_are_no_paths_are_refused() {
-        for text in ["", "a", "$.", "$[", "$[a]", "$.a[?(@.b", "$.a b", "$.a..", "$['a", "$.x.foo()"] {
+        for text in [
+            "",
+            "a",
+            "$.",
+            "$[",
+            "$[a]",
+            "$.a[?(@.b",
+            "$.a b",
+            "$.a..",
+            "$['a",
+            "$.x.foo()",
+        ] {
             assert!(Path::parse(text).is_err(), "{text}");
         }
         assert!(Path::parse(&format!("$[?{}", "(".repeat(10_000))).is_err());

@@ -70,7 +70,8 @@ impl Operator {
     fn holds(self, left: Option<&Value>, right: Option<&Value>) -> bool {
         let (Some(left), Some(right)) = (left, right) else {
             // What isn't there equals nothing and differs from everything that is.
-            return matches!(self, Self::Unequal | Self::NotIn) && left.is_some() != right.is_some();
+            return matches!(self, Self::Unequal | Self::NotIn)
+                && left.is_some() != right.is_some();
         };
         let order = match (left, right) {
             (Value::Number(a), Value::Number(b)) => Some(number::compare(a, b)),
@@ -90,7 +91,9 @@ impl Operator {
             Self::GreaterOrEqual => matches!(order, Some(Ordering::Greater | Ordering::Equal)),
             Self::In => within(),
             Self::NotIn => !within(),
-            Self::Size => length(left).is_some() && length(left).map(Value::from) == Some(right.clone()),
+            Self::Size => {
+                length(left).is_some() && length(left).map(Value::from) == Some(right.clone())
+            }
             Self::Empty => length(left).map(|length| length == 0) == right.as_bool(),
         }
     }

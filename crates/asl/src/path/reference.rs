@@ -41,10 +41,9 @@ impl ReferencePath {
         let mut place = document;
         for segment in &self.segments {
             let next = match (segment, place) {
-                (Segment::Key(key), Value::Object(map)) => {
-                    map.entry(key.as_str())
-                        .or_insert_with(|| Value::Object(Map::new()))
-                }
+                (Segment::Key(key), Value::Object(map)) => map
+                    .entry(key.as_str())
+                    .or_insert_with(|| Value::Object(Map::new())),
                 (Segment::Index(index), Value::Array(values)) => {
                     let index = usize::try_from(*index).ok();
                     let Some(found) = index.and_then(|index| values.get_mut(index)) else {
@@ -77,7 +76,11 @@ mod tests {
         for (path, document, expected) in [
             ("$", json!([1]), Some(json!(9))),
             ("$.a", json!({}), Some(json!({"a": 9}))),
-            ("$.a.b.c", json!({"x": 1}), Some(json!({"x": 1, "a": {"b": {"c": 9}}}))),
+            (
+                "$.a.b.c",
+                json!({"x": 1}),
+                Some(json!({"x": 1, "a": {"b": {"c": 9}}})),
+            ),
             ("$.a[1]", json!({"a": [1, 2]}), Some(json!({"a": [1, 9]}))),
             ("$.a[5]", json!({"a": [1, 2]}), None),
             ("$.a.b", json!({"a": 1}), None),
@@ -89,7 +92,15 @@ mod tests {
 
     #[test]
     fn paths_of_many_places_are_refused() {
-        for text in ["$.a[*]", "$..a", "$.a[1:2]", "$.a[?(@.b)]", "$$.a", "$x", "$.a.length()"] {
+        for text in [
+            "$.a[*]",
+            "$..a",
+            "$.a[1:2]",
+            "$.a[?(@.b)]",
+            "$$.a",
+            "$x",
+            "$.a.length()",
+        ] {
             assert!(ReferencePath::parse(text).is_err(), "{text}");
         }
     }

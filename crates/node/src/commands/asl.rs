@@ -103,10 +103,7 @@ fn print(
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        let (line, column) = (
-            diagnostic.line.unwrap_or(1),
-            diagnostic.column.unwrap_or(1),
-        );
+        let (line, column) = (diagnostic.line.unwrap_or(1), diagnostic.column.unwrap_or(1));
         writeln!(
             out,
             "{file}:{line}:{column}: {severity}: {} [{}]",

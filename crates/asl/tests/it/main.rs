@@ -1,0 +1,5 @@
+//! The interpreter as a whole: cases, checks, replay, properties.
+
+mod cases;
+mod checks;
+mod properties;
