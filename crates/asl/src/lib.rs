@@ -6,6 +6,7 @@
 //! and a seed are arguments, so that a test and a node run the same code.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod choice;
 mod context;

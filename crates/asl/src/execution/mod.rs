@@ -264,12 +264,12 @@ impl Stepper<'_> {
         match event {
             Event::Started => self.start(),
             Event::TaskSucceeded { task, output } => {
-                if let Some(thread) = self.awaiting(task) {
+                if let Some(thread) = self.waiter(task) {
                     self.task_succeeded(thread, output);
                 }
             }
             Event::TaskFailed { task, error, cause } => {
-                if let Some(thread) = self.awaiting(task) {
+                if let Some(thread) = self.waiter(task) {
                     self.task_failed(thread, Failure::named(error, cause));
                 }
             }
@@ -336,7 +336,7 @@ impl Stepper<'_> {
     }
 
     /// The thread that waits for a task, which it no longer does.
-    fn awaiting(&mut self, task: TaskId) -> Option<Thread> {
+    fn waiter(&mut self, task: TaskId) -> Option<Thread> {
         let id = self.x.tasks.remove(&task)?;
         let mut thread = self.x.threads.remove(&id)?;
         self.clear_timer(&mut thread);

@@ -42,6 +42,7 @@ macro_rules! functions {
     ($($name:ident: $least:literal..=$most:expr),* $(,)?) => {
         /// The functions there are.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[expect(clippy::upper_case_acronyms, reason = "the language writes it so")]
         pub(crate) enum Function { $($name),* }
 
         impl Function {

@@ -25,9 +25,10 @@ type Known = (
     &'static [&'static str],
 );
 
-fn known(kind: &str) -> Known {
-    match kind {
-        "Pass" => (
+const KNOWN: [(&str, Known); 8] = [
+    (
+        "Pass",
+        (
             &["Assign", "Next", "End"],
             &[
                 "InputPath",
@@ -38,7 +39,10 @@ fn known(kind: &str) -> Known {
             ],
             &["Output"],
         ),
-        "Task" => (
+    ),
+    (
+        "Task",
+        (
             &[
                 "Resource",
                 "TimeoutSeconds",
@@ -61,19 +65,34 @@ fn known(kind: &str) -> Known {
             ],
             &["Arguments", "Output"],
         ),
-        "Choice" => (
+    ),
+    (
+        "Choice",
+        (
             &["Choices", "Default", "Assign"],
             &["InputPath", "OutputPath"],
             &["Output"],
         ),
-        "Wait" => (
+    ),
+    (
+        "Wait",
+        (
             &["Seconds", "Timestamp", "Assign", "Next", "End"],
             &["InputPath", "OutputPath", "SecondsPath", "TimestampPath"],
             &["Output"],
         ),
-        "Succeed" => (&["End"], &["InputPath", "OutputPath"], &["Output"]),
-        "Fail" => (&["Error", "Cause"], &["ErrorPath", "CausePath"], &[]),
-        "Parallel" => (
+    ),
+    (
+        "Succeed",
+        (&["End"], &["InputPath", "OutputPath"], &["Output"]),
+    ),
+    (
+        "Fail",
+        (&["Error", "Cause"], &["ErrorPath", "CausePath"], &[]),
+    ),
+    (
+        "Parallel",
+        (
             &["Branches", "Retry", "Catch", "Assign", "Next", "End"],
             &[
                 "InputPath",
@@ -84,7 +103,10 @@ fn known(kind: &str) -> Known {
             ],
             &["Arguments", "Output"],
         ),
-        _ => (
+    ),
+    (
+        "Map",
+        (
             &[
                 "ItemProcessor",
                 "Iterator",
@@ -115,7 +137,12 @@ fn known(kind: &str) -> Known {
             ],
             &["Items", "Output"],
         ),
-    }
+    ),
+];
+
+fn known(kind: &str) -> Known {
+    let found = KNOWN.iter().find(|(name, _)| *name == kind);
+    found.map_or((&[], &[], &[]), |(_, known)| *known)
 }
 
 impl Builder {
