@@ -59,6 +59,7 @@ pub fn check_text(text: &str) -> Checked {
     };
     let mut checked = check(&document.value, document.duplicates);
     diagnostic::locate(&mut checked.diagnostics, text);
+    checked.diagnostics.sort_by_key(|one| (one.line, one.column));
     checked
 }
 

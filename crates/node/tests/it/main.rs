@@ -11,6 +11,7 @@
     reason = "a test that can't go on should fail, loudly and at the line"
 )]
 
+mod asl;
 mod r#async;
 mod code;
 mod code_url;
