@@ -59,7 +59,9 @@ pub fn check_text(text: &str) -> Checked {
     };
     let mut checked = check(&document.value, document.duplicates);
     diagnostic::locate(&mut checked.diagnostics, text);
-    checked.diagnostics.sort_by_key(|one| (one.line, one.column));
+    checked
+        .diagnostics
+        .sort_by_key(|one| (one.line, one.column));
     checked
 }
 
