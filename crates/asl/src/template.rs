@@ -91,8 +91,8 @@ impl View<'_> {
             let text = &path.text;
             let cause = match field {
                 "InputPath" | "OutputPath" | "ItemsPath" => {
-                    let place = brackets(path);
-                    format!("Invalid path '{text}' : No results for path: {place}")
+                    let problem = self.missing(path);
+                    format!("Invalid path '{text}' : {problem}")
                 }
                 "Variable" => format!(
                     "Invalid path '{text}': The choice state's condition path references an \
@@ -112,6 +112,21 @@ impl View<'_> {
             };
             Failure::new(Fault::Path, cause)
         })
+    }
+
+    /// Which part of a path is missing, as Jayway says it.
+    fn missing(&self, path: &Path) -> String {
+        for count in 1..path.segments.len() {
+            let part = Path {
+                root: path.root.clone(),
+                segments: path.segments[..count].to_vec(),
+                text: String::new(),
+            };
+            if part.is_definite() && self.select(&part).is_none() {
+                return format!("Missing property in path {}", brackets(&part));
+            }
+        }
+        format!("No results for path: {}", brackets(path))
     }
 
     /// What a path selects, if anything.
@@ -141,7 +156,10 @@ impl View<'_> {
         let Query { text, field, .. } = query;
         let mut states = Map::new();
         // Copies are only made of what the expression can mean.
-        let mentions = |word: &str| text.contains(word) || !text.contains("$states.");
+        let plainly = ["input", "result", "errorOutput", "context"]
+            .map(|word| text.matches(&format!("$states.{word}")).count());
+        let is_plain = text.matches("$states").count() == plainly.iter().sum::<usize>();
+        let mentions = |word: &str| text.contains(word) || !is_plain;
         if text.contains("$states") {
             if mentions("input") {
                 states.insert("input".to_owned(), self.raw.clone());

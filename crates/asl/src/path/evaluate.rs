@@ -269,6 +269,8 @@ mod tests {
             ("$.items[?(@.t=='x' || @.n==2)].n", Ok(json!([1, 2]))),
             ("$.items[?(!(@.t))].n", Ok(json!([2]))),
             ("$.items[?(@.t in ['y'])].n", Ok(json!([3]))),
+            ("$.items[?(@.t =~ /Y|z/i)].n", Ok(json!([3]))),
+            ("$.items[?(@.t =~ /\\// || @.n == 2)].n", Ok(json!([2]))),
             ("$.nothing[*]", Err(PathError)),
             ("$.null[*].x", Ok(json!([]))),
             ("$..nothing", Ok(json!([]))),

@@ -25,6 +25,18 @@ pub(crate) enum Operand {
     /// `$…`
     Root(Vec<Segment>),
     Literal(Value),
+    /// `/…/`, which must match the whole text.
+    Pattern(Pattern),
+}
+
+/// A regular expression, in linear time.
+#[derive(Debug, Clone)]
+pub(crate) struct Pattern(pub(super) regex::Regex);
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +51,7 @@ pub(crate) enum Operator {
     NotIn,
     Size,
     Empty,
+    Matches,
 }
 
 impl Predicate {
@@ -48,6 +61,10 @@ impl Predicate {
             Self::All(all) => all.iter().all(|one| one.holds(node, root)),
             Self::Not(inner) => !inner.holds(node, root),
             Self::Exists(operand) => operand.value(node, root).is_some(),
+            Self::Compare(left, Operator::Matches, Operand::Pattern(pattern)) => {
+                let text = left.value(node, root);
+                text.is_some_and(|text| text.as_str().is_some_and(|text| pattern.0.is_match(text)))
+            }
             Self::Compare(left, operator, right) => {
                 let (left, right) = (left.value(node, root), right.value(node, root));
                 operator.holds(left.as_ref(), right.as_ref())
@@ -60,6 +77,7 @@ impl Operand {
     fn value(&self, node: &Value, root: &Value) -> Option<Value> {
         match self {
             Self::Literal(value) => Some(value.clone()),
+            Self::Pattern(_) => None,
             Self::Current(segments) => evaluate::select(segments, node, root).ok().flatten(),
             Self::Root(segments) => evaluate::select(segments, root, root).ok().flatten(),
         }
@@ -94,6 +112,8 @@ impl Operator {
             Self::Size => {
                 length(left).is_some() && length(left).map(Value::from) == Some(right.clone())
             }
+            // Only with a pattern.
+            Self::Matches => false,
             Self::Empty => length(left).map(|length| length == 0) == right.as_bool(),
         }
     }

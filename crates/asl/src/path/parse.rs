@@ -1,6 +1,6 @@
 //! From text to path.
 
-use super::filter::{Operand, Operator, Predicate};
+use super::filter::{Operand, Operator, Pattern, Predicate};
 use super::{Call, Malformed, Path, Root, Segment};
 
 /// Deepest nesting of brackets and parentheses in a filter.
@@ -247,7 +247,10 @@ impl Parser<'_> {
         match self.operator() {
             Some(operator) => {
                 self.space();
-                let right = self.operand()?;
+                let right = match operator {
+                    Operator::Matches => self.pattern()?,
+                    _ => self.operand()?,
+                };
                 Ok(Predicate::Compare(left, operator, right))
             }
             None => Ok(Predicate::Exists(left)),
@@ -255,7 +258,8 @@ impl Parser<'_> {
     }
 
     fn operator(&mut self) -> Option<Operator> {
-        const OPERATORS: [(&str, Operator); 13] = [
+        const OPERATORS: [(&str, Operator); 14] = [
+            ("=~", Operator::Matches),
             ("===", Operator::Equal),
             ("==", Operator::Equal),
             ("!==", Operator::Unequal),
@@ -313,6 +317,41 @@ impl Parser<'_> {
                 Err(self.unexpected())
             }
         }
+    }
+
+    /// `/…/`, with flags after it.
+    fn pattern(&mut self) -> Result<Operand, Malformed> {
+        if !self.skip("/") {
+            return Err(self.unexpected());
+        }
+        let rest = &self.text[self.at..];
+        let mut escaped = false;
+        let end = rest.find(|c: char| {
+            let ends = c == '/' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        });
+        let end = end.ok_or_else(|| Malformed::new("a pattern is not closed"))?;
+        let after = &rest[end + 1..];
+        let flags = after
+            .find(|c: char| !c.is_ascii_lowercase())
+            .unwrap_or(after.len());
+        let is_known = |flag: char| matches!(flag, 'i' | 'm' | 's' | 'x');
+        let flags: String = after[..flags].chars().filter(|c| is_known(*c)).collect();
+        let flags = match flags.as_str() {
+            "" => String::new(),
+            flags => format!("(?{flags})"),
+        };
+        let body = rest[..end].replace("\\/", "/");
+        let pattern = regex::RegexBuilder::new(&format!("{flags}^(?:{body})$"))
+            .size_limit(1 << 20)
+            .build()
+            .map_err(|_| Malformed::new("an invalid pattern in a filter"))?;
+        self.at += rest.len()
+            - after
+                .trim_start_matches(|c: char| c.is_ascii_lowercase())
+                .len();
+        Ok(Operand::Pattern(Pattern(pattern)))
     }
 
     fn list(&mut self) -> Result<serde_json::Value, Malformed> {
