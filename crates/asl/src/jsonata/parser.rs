@@ -58,7 +58,16 @@ pub(super) fn parse(text: &str, flavour: Flavour) -> Result<Node, Error> {
         let message = format!("syntax error: {}", parser.token.text());
         return Err(Error::new("S0201", message).at(parser.token.position));
     }
-    if matches!(node.kind, Kind::Parent(_)) || !node.seeking.is_empty() {
+    let alone = match &node.kind {
+        Kind::Parent(_) => true,
+        // Filtered by its own parent, which no step before it can be.
+        Kind::Path(path) => match path.steps.as_slice() {
+            [step] => !matches!(step.node.kind, Kind::Name(_)) && !step.node.seeking.is_empty(),
+            _ => false,
+        },
+        _ => false,
+    };
+    if alone || !node.seeking.is_empty() {
         return Err(parent_lost(node.position));
     }
     Ok(node)

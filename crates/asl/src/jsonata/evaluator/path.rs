@@ -27,6 +27,18 @@ impl Evaluator<'_> {
             Value::Array(_) if !variable => input.clone(),
             single => Value::sequence(vec![single.clone()]),
         };
+        if let [step] = path.steps.as_slice()
+            && step.focus.is_some()
+            && !matches!(step.node.kind, Kind::Name(_))
+        {
+            // Nothing follows that could use the variable, so that it binds nothing.
+            let result = self.evaluate(&step.node, input, frame)?;
+            let result = self.filter_all(step, result, frame)?;
+            return match group {
+                Some(pairs) => self.group(pairs, result, frame),
+                None => Ok(result),
+            };
+        }
         let mut tuples: Option<Vec<Tuple>> = None;
         let mut streaming = false;
         for (index, step) in path.steps.iter().enumerate() {
@@ -73,23 +85,13 @@ impl Evaluator<'_> {
         last: bool,
     ) -> Result<Value, Error> {
         if let Kind::Sort(terms) = &step.node.kind {
-            let mut result = self.sort_step(terms, input, frame)?;
-            for stage in &step.stages {
-                if let Stage::Filter(filter) = stage {
-                    result = self.filter(filter, result, frame)?;
-                }
-            }
-            return Ok(result);
+            let result = self.sort_step(terms, input, frame)?;
+            return self.filter_all(step, result, frame);
         }
         let mut results = Vec::new();
         for item in input.items() {
             let result = self.evaluate(&step.node, item, frame)?;
-            let mut result = literal(step, result);
-            for stage in &step.stages {
-                if let Stage::Filter(filter) = stage {
-                    result = self.filter(filter, result, frame)?;
-                }
-            }
+            let result = self.filter_all(step, literal(step, result), frame)?;
             if !result.is_undefined() {
                 results.push(result);
             }
@@ -111,6 +113,20 @@ impl Evaluator<'_> {
             }
         }
         Ok(Value::sequence(flat))
+    }
+
+    fn filter_all(
+        &mut self,
+        step: &Step,
+        mut result: Value,
+        frame: &Rc<Frame>,
+    ) -> Result<Value, Error> {
+        for stage in &step.stages {
+            if let Stage::Filter(filter) = stage {
+                result = self.filter(filter, result, frame)?;
+            }
+        }
+        Ok(result)
     }
 
     fn tuple_step(

@@ -41,7 +41,7 @@ pub(super) fn adopt(node: &mut Node) {
         }
     };
     match &node.kind {
-        Kind::Binary(_, sides) | Kind::And(sides) | Kind::Or(sides) | Kind::Apply(sides) => {
+        Kind::Binary(_, sides) | Kind::And(sides) | Kind::Or(sides) => {
             take(&sides.0);
             take(&sides.1);
         }
@@ -233,26 +233,24 @@ impl Parser {
         if let Kind::Parent(slot) = filter.kind {
             slots.push(slot);
         }
-        match &mut left.kind {
-            Kind::Path(path) => {
-                if let Some(step) = path.steps.last_mut() {
-                    for slot in slots {
-                        if self.levels[slot] == 1 {
-                            self.seek(step, slot, position)?;
-                        } else {
-                            self.levels[slot] -= 1;
-                            step.node.seeking.push(slot);
-                        }
-                    }
-                    step.stages.push(Stage::Filter(filter));
+        if !slots.is_empty() {
+            // Only a step can be told whom it is the parent of.
+            left = path_of_filtered(left);
+        }
+        let Kind::Path(path) = &mut left.kind else {
+            left.predicates.push(filter);
+            return Ok(left);
+        };
+        if let Some(step) = path.steps.last_mut() {
+            for slot in slots {
+                if self.levels[slot] == 1 {
+                    self.seek(step, slot, position)?;
+                } else {
+                    self.levels[slot] -= 1;
                 }
+                step.node.seeking.push(slot);
             }
-            _ => {
-                if !slots.is_empty() {
-                    return Err(parent_lost(position));
-                }
-                left.predicates.push(filter);
-            }
+            step.stages.push(Stage::Filter(filter));
         }
         Ok(left)
     }
@@ -297,7 +295,6 @@ impl Parser {
         };
         self.advance(true)?;
         let predicated = !left.predicates.is_empty();
-        let keep = left.keep_array;
         let mut result = path_of_filtered(left);
         let Kind::Path(path) = &mut result.kind else {
             return Ok(result);
@@ -322,7 +319,6 @@ impl Parser {
             step.stages.push(Stage::Index(name));
         }
         step.tuple = true;
-        path.keep_array |= keep;
         Ok(result)
     }
 }
