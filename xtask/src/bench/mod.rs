@@ -33,7 +33,7 @@ enum Benchmark {
     Idle,
 }
 
-const BENCHMARKS: [(&str, Benchmark); 9] = [
+const BENCHMARKS: [(&str, Benchmark); 10] = [
     ("warm-python", Benchmark::Warm(Language::Python)),
     ("warm-node", Benchmark::Warm(Language::Node)),
     ("wasm", Benchmark::Wasm),
