@@ -11,6 +11,7 @@
 mod archive;
 mod entry;
 mod error;
+mod inner;
 mod tarball;
 #[cfg(test)]
 mod tests;
@@ -214,7 +215,8 @@ impl CodeStore {
     fn unpack(&self, digest: &Digest, target: &Path) -> Result<(), CodeError> {
         let file = self.open_archive(digest)?;
         let temporary = self.temporary();
-        let unpacked = unpack::unpack(file, &self.limits, &temporary);
+        let unpacked = unpack::unpack(file, &self.limits, &temporary)
+            .and_then(|()| inner::unpack_inner(&temporary, &self.limits));
         let moved = unpacked.and_then(|()| match std::fs::rename(&temporary, target) {
             // Somebody else was faster, with the same contents.
             Err(_) if target.is_dir() => self.remove_directory(&temporary),

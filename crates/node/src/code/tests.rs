@@ -142,7 +142,7 @@ fn list(root: &Path, directory: &Path, lines: &mut Vec<String>) {
         } else {
             lines.push(format!(
                 "{name} {mode:o} {}",
-                std::fs::read_to_string(&path).unwrap()
+                String::from_utf8_lossy(&std::fs::read(&path).unwrap())
             ));
         }
     }

@@ -42,6 +42,22 @@ pub(super) fn walk<V: FnMut(&Admitted, &mut dyn Read) -> io::Result<()>>(
     Ok(())
 }
 
+/// Whether the directory has an entry whose path is wanted.
+pub(super) fn any(
+    reader: impl Read + Seek,
+    mut is_wanted: impl FnMut(&[u8]) -> bool,
+) -> io::Result<bool> {
+    let mut buffer = vec![0; rawzip::MAX_CENTRAL_DIRECTORY_RECORD_SIZE];
+    let archive = ZipArchive::from_seekable(reader, &mut buffer).map_err(plain)?;
+    let mut entries = archive.entries(&mut buffer);
+    while let Some(record) = entries.next_entry().map_err(plain)? {
+        if is_wanted(record.file_path().as_bytes()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn entry<V: FnMut(&Admitted, &mut dyn Read) -> io::Result<()>>(
     archive: &ZipArchive<impl ReaderAt>,
     record: &ZipFileHeaderRecord<'_>,

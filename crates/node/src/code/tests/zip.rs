@@ -266,3 +266,58 @@ fn damaged_zips_are_refused() {
     two[count..count + 4].copy_from_slice(&[2, 0, 2, 0]);
     assert!(refusal(&two).contains("announces 2 entries and has 1"));
 }
+
+fn outer(inner: &[Raw<'_>], more: &[(&str, &[u8])]) -> Vec<String> {
+    let inner = archive(inner);
+    let package = [("fat.zip", &*inner)];
+    let entries = package.iter().chain(more).map(|(path, content)| {
+        super::Raw(EntryType::Regular, path.as_bytes(), b"", content, 0o644)
+    });
+    listing(&super::archive(&entries.collect::<Vec<_>>()))
+}
+
+#[test]
+fn packages_of_go_programs_are_unpacked() {
+    let inner = [
+        file("handler_amd64", "amd"),
+        file("data/x", "inner"),
+        file("both", "inner"),
+    ];
+    let lines = outer(&inner, &[("both", b"outer")]);
+    for expected in ["handler_amd64", "data/x", "both 644 outer", "fat.zip"] {
+        let found = lines.iter().any(|line| line.starts_with(expected));
+        assert!(found, "{expected}: {lines:#?}");
+    }
+}
+
+#[test]
+fn other_zips_in_archives_are_left_alone() {
+    let names = |lines: Vec<String>| -> Vec<String> {
+        let first = |line: &String| line.split(' ').next().unwrap_or_default().to_owned();
+        lines.iter().map(first).collect()
+    };
+    let data = [file("data", "x"), file("deep/handler_amd64", "x")];
+    assert_eq!(names(outer(&data, &[])), ["fat.zip"]);
+    let program = [file("handler_amd64", "x"), file("data", "x")];
+    let own = outer(&program, &[("handler_amd64", b"own")]);
+    assert_eq!(names(own), ["fat.zip", "handler_amd64"]);
+    let broken: &[u8] = b"PK\x03\x04 and no more";
+    let lines = super::archive(&[super::Raw(EntryType::Regular, b"a.zip", b"", broken, 0o644)]);
+    assert_eq!(names(listing(&lines)), ["a.zip"]);
+}
+
+#[test]
+fn packages_are_held_to_the_limits_of_archives() {
+    let escaping = [file("handler_amd64", "x"), file("../out", "x")];
+    let inner = archive(&escaping);
+    let entry = super::Raw(EntryType::Regular, b"fat.zip", b"", &inner, 0o644);
+    let (_directory, store) = store();
+    let digest = store.put(&super::archive(&[entry])).unwrap();
+    let error = store.dir(&digest).expect_err("should be refused");
+    assert!(error.to_string().contains("../out"), "{error}");
+    let left = store.names().unwrap();
+    assert!(
+        left.iter().all(|name| !name.starts_with("tmp-")),
+        "{left:?}"
+    );
+}
