@@ -1,0 +1,3 @@
+module serverledge
+
+go 1.19
