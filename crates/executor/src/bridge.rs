@@ -17,7 +17,6 @@ mod server;
 
 use std::path::{Path, PathBuf};
 use std::process::exit;
-use std::thread;
 
 use frame::{Connection, Frame, INVOKE, LOAD, LOADED, RESULT};
 use json::Value;
@@ -121,7 +120,7 @@ pub(crate) fn main() -> ! {
     // Shared by all slots, for as long as the process lives.
     let loaded: &'static Loaded = Box::leak(Box::new(loaded));
     for other in others {
-        thread::spawn(move || serve(other, loaded));
+        program::start_thread(move || serve(other, loaded));
     }
     if first.send(LOADED, r#"{"ok":true}"#, &[]).is_err() {
         exit(0)

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, PipeReader, Read as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -22,6 +22,8 @@ pub(super) struct Command {
     argv: Vec<OsString>,
     handler: String,
     directory: PathBuf,
+    /// Where the files of calls go.
+    scratch: PathBuf,
     /// Calls so far: part of the names of files.
     calls: AtomicU64,
 }
@@ -38,13 +40,14 @@ impl Command {
             argv: program::resolve(command, &function.directory)?,
             handler: function.handler.clone(),
             directory: function.directory.clone(),
+            scratch: program::scratch()?,
             calls: AtomicU64::new(0),
         })
     }
 
     pub(super) fn call(&self, call: &Call<'_>) -> Reply {
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
-        let files = Files::new(number);
+        let files = Files::new(&self.scratch, number);
         let mut output = String::new();
         let outcome = self.run(call, &files, &mut output);
         if !call.wants_output {
@@ -76,12 +79,13 @@ impl Command {
                     .map_err(failed("its output can't be read"))?,
             )
             .stderr(writer);
+        // Before the process: where no more threads can be had, nothing has run.
+        let text = collect(reader).map_err(failed("its output can't be read"))?;
         let mut child = command
             .spawn()
             .map_err(|error| program::not_started(&self.argv, &error))?;
         // Holds the other ends of the pipe.
         drop(command);
-        let text = collect(reader);
         let status = child.wait().map_err(failed("it can't be waited for"))?;
         // What comes later is nobody's.
         *output = text.recv_timeout(LAST_OUTPUT).unwrap_or_default();
@@ -100,9 +104,9 @@ impl Command {
 }
 
 /// Reads it all, and sends what is to be kept when it ends.
-fn collect(mut reader: PipeReader) -> mpsc::Receiver<String> {
+fn collect(mut reader: PipeReader) -> io::Result<mpsc::Receiver<String>> {
     let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
+    thread::Builder::new().spawn(move || {
         let mut text = Text::default();
         let mut buffer = vec![0; 16 << 10];
         while let Ok(count @ 1..) = reader.read(&mut buffer) {
@@ -110,8 +114,8 @@ fn collect(mut reader: PipeReader) -> mpsc::Receiver<String> {
         }
         // The call may have gone without it.
         let _ = sender.send(text.take());
-    });
-    receiver
+    })?;
+    Ok(receiver)
 }
 
 /// The files of one call, removed at its end.
@@ -121,8 +125,8 @@ struct Files {
 }
 
 impl Files {
-    fn new(number: u64) -> Self {
-        let path = |what: &str| PathBuf::from(format!("/tmp/.call-{number}.{what}"));
+    fn new(scratch: &Path, number: u64) -> Self {
+        let path = |what: &str| scratch.join(format!("call-{number}.{what}"));
         Files {
             params: path("params"),
             result: path("result"),

@@ -37,6 +37,17 @@ impl Message {
         self.start.split_ascii_whitespace()
     }
 
+    /// Whether another message may follow this response: its end was clear without the end of the
+    /// connection, and neither its version nor a header speaks against it.
+    pub(super) fn is_kept_alive(&self) -> bool {
+        let is_measured =
+            self.header("content-length").is_some() || self.header("transfer-encoding").is_some();
+        let closes = self.header("connection").unwrap_or_default();
+        is_measured
+            && self.start.starts_with("HTTP/1.1 ")
+            && !closes.to_ascii_lowercase().contains("close")
+    }
+
     /// Reads the next message; `None` at the end of the connection. `proceed` is called when the
     /// other side waits for leave to send the body.
     pub(super) fn read(
@@ -217,6 +228,27 @@ mod tests {
             ("", Unmeasured::Close, "none"),
         ] {
             assert_eq!(read(text, unmeasured).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn connections_are_kept_only_when_that_is_clear() {
+        for (head, expected) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n", true),
+            ("HTTP/1.1 200 OK\r\n", false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n", false),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: Close\r\n",
+                false,
+            ),
+        ] {
+            let text = format!("{head}\r\n");
+            let message = Message::read(&mut text.as_bytes(), Unmeasured::Close, || Ok(()));
+            assert_eq!(
+                message.unwrap().unwrap().is_kept_alive(),
+                expected,
+                "{head}"
+            );
         }
     }
 

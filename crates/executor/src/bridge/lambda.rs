@@ -95,7 +95,7 @@ impl Lambda {
             ..Exchange::default()
         });
         let of_server = Arc::clone(&exchange);
-        thread::spawn(move || listen(&listener, &of_server));
+        program::start_thread(move || listen(&listener, &of_server));
 
         let argv = [program::runnable(bootstrap)?.into_os_string()];
         let mut command = program::command(&argv, &function.directory);
@@ -180,12 +180,16 @@ fn listen(listener: &TcpListener, exchange: &Arc<Exchange>) {
             open.fetch_sub(1, Ordering::SeqCst);
             continue;
         }
-        let (open, exchange) = (Arc::clone(&open), Arc::clone(exchange));
-        thread::spawn(move || {
+        let (closing, exchange) = (Arc::clone(&open), Arc::clone(exchange));
+        let started = thread::Builder::new().spawn(move || {
             // The client closes its connection, or breaks the protocol: either way it's over.
             let _ = converse(stream, &exchange);
-            open.fetch_sub(1, Ordering::SeqCst);
+            closing.fetch_sub(1, Ordering::SeqCst);
         });
+        // The program has all threads that it may have: it gets no answer.
+        if started.is_err() {
+            open.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 

@@ -17,6 +17,13 @@ pub(super) struct Text {
 }
 
 impl Text {
+    /// What is kept of a text.
+    pub(super) fn of(text: &str) -> String {
+        let mut kept = Text::default();
+        kept.push(text.as_bytes());
+        kept.take()
+    }
+
     pub(super) fn push(&mut self, bytes: &[u8]) {
         let room = OUTPUT_MAX - self.bytes.len();
         self.is_cut |= bytes.len() > room;
@@ -57,7 +64,7 @@ impl Stream {
         let (reader, writer) = io::pipe()?;
         let kept = Arc::<(Mutex<Kept>, Condvar)>::default();
         let shared = Arc::clone(&kept);
-        thread::spawn(move || read(reader, &shared));
+        thread::Builder::new().spawn(move || read(reader, &shared))?;
         Ok(Stream { writer, kept })
     }
 

@@ -1,9 +1,9 @@
 //! Finding the user's program and starting it.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, exit};
@@ -13,8 +13,8 @@ use super::Failure;
 
 /// Names of the code directory that an error shows.
 const NAMES_MAX: usize = 50;
-/// Where a program goes that has no mode bits: an archive may have lost them.
-const COPY: &str = "/tmp/.program";
+/// Names of scratch directories that are tried.
+const SCRATCH_TRIES: u32 = 100;
 
 /// The words of a command, the first as a path that can be executed.
 pub(super) fn resolve(command: &str, directory: &Path) -> Result<Vec<OsString>, Failure> {
@@ -81,9 +81,38 @@ pub(super) fn runnable(path: &Path) -> Result<PathBuf, Failure> {
             ),
         ));
     }
-    fs::copy(path, COPY).map_err(failed)?;
-    fs::set_permissions(COPY, fs::Permissions::from_mode(0o755)).map_err(failed)?;
-    Ok(COPY.into())
+    let copy = scratch()?.join("program");
+    fs::copy(path, &copy).map_err(failed)?;
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).map_err(failed)?;
+    Ok(copy)
+}
+
+/// A directory of the bridge's own: in the sandbox's `/tmp`, or, where a sandbox is just a process
+/// of the machine, in its directory there, which goes with it.
+pub(super) fn scratch() -> Result<PathBuf, Failure> {
+    let socket = std::env::var_os("SERVERLEDGE_SOCKET").unwrap_or_default();
+    let beside = Path::new(&socket).parent().map(Path::to_owned);
+    let mut failure = std::io::Error::from(std::io::ErrorKind::NotFound);
+    for number in 0..SCRATCH_TRIES {
+        for parent in beside
+            .iter()
+            .map(PathBuf::as_path)
+            .chain([Path::new("/tmp")])
+        {
+            let path = parent.join(format!(".bridge-{number}"));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(path),
+                Err(error) => failure = error,
+            }
+        }
+        if failure.kind() != std::io::ErrorKind::AlreadyExists {
+            break;
+        }
+    }
+    Err(Failure::new(
+        "LoadError",
+        format!("no directory for the files of calls can be made: {failure}"),
+    ))
 }
 
 /// A command for these words, with nothing to read, in the code's directory.
@@ -123,7 +152,7 @@ pub(super) fn not_started(argv: &[OsString], error: &std::io::Error) -> Failure 
 
 /// Ends this process as the program ended, after `settle`: the sandbox is of no more use.
 pub(super) fn end_with(mut child: Child, settle: impl FnOnce() + Send + 'static) {
-    thread::spawn(move || {
+    let watch = move || {
         let status = child.wait();
         settle();
         let Ok(status) = status else { exit(1) };
@@ -133,7 +162,16 @@ pub(super) fn end_with(mut child: Child, settle: impl FnOnce() + Send + 'static)
                 .code()
                 .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
         )
-    });
+    };
+    start_thread(watch);
+}
+
+/// Starts a thread without which the bridge is of no use.
+pub(super) fn start_thread(run: impl FnOnce() + Send + 'static) {
+    if let Err(error) = thread::Builder::new().spawn(run) {
+        eprintln!("no more threads can be started: {error}");
+        exit(1)
+    }
 }
 
 pub(super) fn shown(status: ExitStatus) -> String {

@@ -2,13 +2,15 @@
 //! functions are such programs, and what users write for the original's custom images.
 
 use std::ffi::OsString;
-use std::io::{BufReader, Write as _};
+use std::io::{self, BufReader, ErrorKind, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
+use std::sync::Mutex;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::http::{Message, Unmeasured};
 use super::json::{self, Value};
+use super::output::{Text, lock};
 use super::{Call, Failure, Function, Reply, TEXT_MAX, end, program, start};
 
 const PORT: u16 = 8080;
@@ -18,18 +20,28 @@ const PAUSE_LAST: Duration = Duration::from_millis(50);
 /// How long after a broken connection the end of the program is waited for: the kernel closes the
 /// connections of a dying process before its parent hears of it.
 const END_AFTER_CLOSE: Duration = Duration::from_millis(500);
+/// How long a connection may have been idle to be used again. Servers close idle ones, the hastiest
+/// known after two seconds, and a call that meets the closing can't be sent twice.
+const IDLE_MAX: Duration = Duration::from_secs(1);
 /// Bytes shown of an answer that isn't the protocol's.
 const SHOWN: usize = 200;
 
 pub(super) struct Server {
     handler: String,
     directory: String,
+    /// Connections without a call, the one used last at the end.
+    idle: Mutex<Vec<(BufReader<TcpStream>, Instant)>>,
 }
 
 impl Server {
     /// Starts the program and waits until it accepts connections. How long is the node's to say: it
     /// ends the sandbox.
     pub(super) fn start(function: &Function, argv: &[OsString]) -> Result<Self, Failure> {
+        // Only where a sandbox is just a process of the machine.
+        if connect().is_ok() {
+            let message = format!("port {PORT}, on which it is to serve, is taken on this machine");
+            return Err(Failure::new("LoadError", message));
+        }
         let mut command = program::command(argv, &function.directory);
         let child = command
             .spawn()
@@ -43,11 +55,10 @@ impl Server {
         Ok(Server {
             handler: function.handler.clone(),
             directory: function.directory.to_string_lossy().into_owned(),
+            idle: Mutex::default(),
         })
     }
 
-    /// Each call has a connection of its own: a server may close them or not as it likes, and none
-    /// is found closed when a call is half sent.
     pub(super) fn call(&self, call: &Call<'_>) -> Reply {
         match self.exchange(call) {
             Ok(message) => reply(&message),
@@ -59,8 +70,8 @@ impl Server {
         }
     }
 
-    fn exchange(&self, call: &Call<'_>) -> std::io::Result<Message> {
-        let stream = connect()?;
+    fn exchange(&self, call: &Call<'_>) -> io::Result<Message> {
+        let mut reader = self.connection()?;
         let (handler, directory) = (json::quote(&self.handler), json::quote(&self.directory));
         let output = call.wants_output;
         let before = br#"{"Command":null,"Params":"#;
@@ -69,17 +80,41 @@ impl Server {
         let length = before.len() + call.params.len() + after.len();
         let head = format!(
             "POST /invoke HTTP/1.1\r\nHost: localhost:{PORT}\r\nContent-Type: application/json\r\n\
-             Content-Length: {length}\r\nConnection: close\r\n\r\n"
+             Content-Length: {length}\r\n\r\n"
         );
         let request = [head.as_bytes(), before, call.params, after.as_bytes()].concat();
-        (&stream).write_all(&request)?;
-        let mut reader = BufReader::new(stream);
+        reader.get_ref().write_all(&request)?;
         let message = Message::read(&mut reader, Unmeasured::Close, || Ok(()))?;
-        message.ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+        let message = message.ok_or(ErrorKind::UnexpectedEof)?;
+        // What is left over belongs to no answer, so the next one couldn't be told from it.
+        if message.is_kept_alive() && reader.buffer().is_empty() {
+            lock(&self.idle).push((reader, Instant::now()));
+        }
+        Ok(message)
+    }
+
+    /// A connection that was used a moment ago and that the server hasn't closed, or a new one.
+    fn connection(&self) -> io::Result<BufReader<TcpStream>> {
+        let mut idle = lock(&self.idle);
+        while let Some((reader, since)) = idle.pop() {
+            if since.elapsed() < IDLE_MAX && is_silent(reader.get_ref()).unwrap_or(false) {
+                return Ok(reader);
+            }
+        }
+        drop(idle);
+        connect().map(BufReader::new)
     }
 }
 
-fn connect() -> std::io::Result<TcpStream> {
+/// Whether nothing has come on a connection that should be idle, not even its end.
+fn is_silent(stream: &TcpStream) -> io::Result<bool> {
+    stream.set_nonblocking(true)?;
+    let peeked = stream.peek(&mut [0]);
+    stream.set_nonblocking(false)?;
+    Ok(peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock))
+}
+
+fn connect() -> io::Result<TcpStream> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT))?;
     stream.set_nodelay(true)?;
     Ok(stream)
@@ -98,7 +133,7 @@ fn reply(message: &Message) -> Reply {
         ));
     };
     let text = |name: &str| answer.get(name).and_then(Value::text).unwrap_or_default();
-    let output = text("Output").to_owned();
+    let output = Text::of(text("Output"));
     if status == "200" && answer.get("Success") == Some(&Value::Bool(true)) {
         return Reply {
             outcome: Ok(text("Result").as_bytes().to_vec()),
