@@ -300,7 +300,7 @@ fn failure(body: &[u8], kind: Option<&str>) -> Failure {
     let text = |name: &str| error.get(name).and_then(Value::text).map(str::to_owned);
     let stack = match error.get("stackTrace") {
         Some(Value::List(lines)) => {
-            let lines: Vec<&str> = lines.iter().filter_map(Value::text).collect();
+            let lines: Vec<String> = lines.iter().filter_map(frame).collect();
             lines.join("\n")
         }
         Some(Value::Text(text)) => text.clone(),
@@ -314,6 +314,16 @@ fn failure(body: &[u8], kind: Option<&str>) -> Failure {
         message: text("errorMessage").unwrap_or_else(shown),
         stack,
     }
+}
+
+/// A line of a stack trace: text, or, as Go's client sends it, an object.
+fn frame(value: &Value) -> Option<String> {
+    if let Some(text) = value.text() {
+        return Some(text.to_owned());
+    }
+    let text = |name: &str| value.get(name).and_then(Value::text).unwrap_or_default();
+    let line = value.get("line").and_then(Value::number)?;
+    Some(format!("{} ({}:{line})", text("label"), text("path")))
 }
 
 fn respond(mut stream: &TcpStream, status: &str, headers: &str, body: &[u8]) -> io::Result<()> {
@@ -364,6 +374,8 @@ mod tests {
             (&*read.kind, &*read.message, &*read.stack),
             ("T", "m", "a\nb")
         );
+        let body = br#"{"stackTrace":[{"path":"main.go","line":7,"label":"main"},{"a":1},2]}"#;
+        assert_eq!(failure(body, None).stack, "main (main.go:7)");
         let read = failure(b"no JSON", Some("Function.Broken"));
         assert_eq!(
             (&*read.kind, &*read.message),

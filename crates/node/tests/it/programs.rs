@@ -282,3 +282,118 @@ fn programs_need_code() {
             .problem(&[runtime, "program"]);
     }
 }
+
+/// A server that answers as the bytes in the parameters say, on connections that it keeps, and
+/// counts them.
+const RAW: &str = "\
+import json, socket, threading
+listener = socket.create_server(('127.0.0.1', 8080))
+connections = 0
+def serve(connection, number):
+    stream = connection.makefile('rwb')
+    while True:
+        length = 0
+        while (line := stream.readline()).strip():
+            if line.lower().startswith(b'content-length:'): length = int(line.split(b':')[1])
+        if not line: return
+        params = json.loads(stream.read(length))['Params']
+        body = json.dumps({'Success': True, 'Result': str(number)})
+        answer = params.get('raw', f'HTTP/1.1 200 OK\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n{body}')
+        stream.write(answer.encode() * params.get('times', 1))
+        stream.flush()
+        if params.get('close'): connection.shutdown(socket.SHUT_RDWR)
+while True:
+    connection, _ = listener.accept()
+    connections += 1
+    threading.Thread(target=serve, args=(connection, connections)).start()
+";
+
+#[test]
+fn connections_to_a_server_are_kept_while_that_is_safe() {
+    let node = node().start();
+    let files = [("main.py", RAW)];
+    node.create(&program("f", "server:python3 main.py", &files));
+    let connection = |params: Value| {
+        let reply = node.invoke("f", params).expect(200);
+        reply.result().as_u64().expect("a number")
+    };
+    let first = connection(json!({}));
+    assert_eq!(connection(json!({})), first, "kept");
+    assert_eq!(connection(json!({"close": true})), first);
+    assert_eq!(connection(json!({})), first + 1, "the server closed it");
+    // Twice the answer: the second one must not be taken for that of the next call.
+    assert_eq!(connection(json!({"times": 2})), first + 1);
+    assert_eq!(connection(json!({})), first + 2);
+}
+
+#[test]
+fn whatever_a_server_answers_is_an_error_at_worst() {
+    let node = node().start();
+    let files = [("main.py", RAW)];
+    node.create(&program("f", "server:python3 main.py", &files));
+    let long = format!("HTTP/1.1 200 OK\r\n{}", "a: b\r\n".repeat(50_000));
+    for raw in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 4000000000\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
+        "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[1]",
+        "HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
+        "\u{0}\r\n\r\n",
+        &long,
+    ] {
+        let reply = node.invoke("f", json!({"raw": raw, "close": true}));
+        assert_eq!(reply.status, 500, "{raw:.60}: {}", reply.shown());
+        node.invoke("f", json!({})).expect(200);
+    }
+}
+
+#[test]
+fn a_command_without_threads_to_spare_is_an_error() {
+    let node = node().start();
+    // Takes all processes that its sandbox may have, and leaves them.
+    let source = "\
+        import os, time\n\
+        try:\n    while True:\n        if os.fork() == 0: time.sleep(1000)\n\
+        except OSError: os._exit(3)\n";
+    node.create(&program("f", "python3 main.py", &[("main.py", source)]));
+    let text = failure(&node, "f", 500);
+    assert!(text.contains("exit status 3"), "{text}");
+    // They are still there.
+    let text = failure(&node, "f", 500);
+    assert!(text.contains("Resource temporarily unavailable"), "{text}");
+}
+
+#[test]
+fn output_and_results_of_commands_are_bounded() {
+    let node = node().start();
+    let flood = "#!/bin/sh\nhead -c 3000000 /dev/zero | tr '\\0' x\necho 1 > $RESULT_FILE\n";
+    let large = "#!/bin/sh\ntruncate -s 60M $RESULT_FILE\n";
+    let link = "#!/bin/sh\nln -s /dev/zero $RESULT_FILE\n";
+    let directory = "#!/bin/sh\nmkdir $RESULT_FILE\n";
+    let files = [
+        ("flood.sh", flood),
+        ("large.sh", large),
+        ("link.sh", link),
+        ("directory.sh", directory),
+    ];
+    node.create(&program("flood", "flood.sh", &files));
+    let reply = node
+        .post("/invoke/flood", &json!({"ReturnOutput": true}))
+        .expect(200);
+    let output = reply.field("Output").as_str().unwrap().to_owned();
+    assert!(
+        output.len() < 1_100_000 && output.contains("output cut"),
+        "{}",
+        output.len()
+    );
+    for (name, said) in [
+        ("large", "is larger than"),
+        ("link", "is larger than"),
+        ("directory", "its result can't be read"),
+    ] {
+        node.create(&program(name, &format!("{name}.sh"), &files).memory(512));
+        let text = failure(&node, name, 500);
+        assert!(text.contains(said), "{name}: {text}");
+    }
+}
