@@ -27,7 +27,7 @@ struct Step {
 const BOTH: &[Scope] = &[Scope::Everything, Scope::Fast];
 const EVERYTHING: &[Scope] = &[Scope::Everything];
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 12] = [
     Step {
         name: "set-up",
         run: setup::packages,
@@ -63,6 +63,18 @@ const STEPS: [Step; 10] = [
         run: || cargo(&["test", "--locked", "--workspace", "--lib", "--bins"], &[]),
         advice: "`cargo test -p PACKAGE --lib NAME` runs one alone",
         scopes: &[Scope::Fast],
+    },
+    Step {
+        name: "get Go's",
+        run: setup::go_modules,
+        advice: "Go's module proxy must be reachable, once on a machine",
+        scopes: EVERYTHING,
+    },
+    Step {
+        name: "Go tests",
+        run: setup::go_tests,
+        advice: "`go test .` in sdk/go says what is wrong",
+        scopes: EVERYTHING,
     },
     Step {
         name: "tests",

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 /// A file that tests use, and Debian's package that has it. Sandboxes see the host's `/usr` only,
 /// so an interpreter elsewhere on the machine doesn't count. `libc.a` links the executor.
-const NEEDED: [(&[&str], &str); 13] = [
+const NEEDED: [(&[&str], &str); 15] = [
     (&["/usr/bin/python3"], "python3"),
     (&["/usr/bin/node"], "nodejs"),
     (&["/usr/bin/javac"], "default-jdk-headless"),
@@ -21,6 +21,8 @@ const NEEDED: [(&[&str], &str); 13] = [
     ),
     (&["/usr/lib/python3/dist-packages/pandas"], "python3-pandas"),
     (&["/usr/bin/cc"], "gcc"),
+    (&["/usr/bin/g++"], "g++"),
+    (&["/usr/bin/go", "/usr/local/go/bin/go"], "golang-go"),
     (&["/usr/bin/git"], "git"),
     (&["/usr/sbin/dockerd", "/usr/bin/dockerd"], "docker.io"),
     (&["/usr/bin/clang"], "clang"),
@@ -111,6 +113,41 @@ fn rustup(arguments: &[&str]) -> anyhow::Result<()> {
         .context("starting rustup")?;
     if !status.success() {
         bail!("`rustup {what}` failed ({status})");
+    }
+    Ok(())
+}
+
+/// Where there is Go code: the package for functions, which has no dependencies, and an example that
+/// has.
+const GO_PACKAGE: &str = "sdk/go";
+const GO_EXAMPLE: &str = "examples/lambda";
+
+/// What the examples in Go depend on, into Go's own cache: tests build without the network.
+pub(crate) fn go_modules() -> anyhow::Result<()> {
+    go(GO_EXAMPLE, &["vet", "."])
+}
+
+/// The tests of the package for functions in Go.
+pub(crate) fn go_tests() -> anyhow::Result<()> {
+    go(GO_PACKAGE, &["vet", "."])?;
+    go(GO_PACKAGE, &["test", "."])
+}
+
+fn go(directory: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    let status = Command::new("go")
+        .args(arguments)
+        .current_dir(crate::root().join(directory))
+        // The checksums are in the repository; nobody else is asked, and nothing is rewritten.
+        .env("GOFLAGS", "-mod=readonly")
+        .env("GOTOOLCHAIN", "local")
+        .stdin(Stdio::null())
+        .status()
+        .context("starting go")?;
+    if !status.success() {
+        bail!(
+            "`go {}` in {directory} failed ({status})",
+            arguments.join(" ")
+        );
     }
     Ok(())
 }

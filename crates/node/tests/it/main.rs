@@ -15,6 +15,7 @@ mod asl;
 mod r#async;
 mod code;
 mod code_url;
+mod compiled;
 mod config;
 mod confined;
 mod disk;

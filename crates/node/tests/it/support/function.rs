@@ -106,7 +106,12 @@ impl Function {
 
     /// The same as a zip.
     pub(crate) fn zip(&self) -> Vec<u8> {
-        zip(&self.files).expect("writing to memory")
+        let files: Vec<_> = self
+            .files
+            .iter()
+            .map(|(p, s)| (&**p, s.as_bytes()))
+            .collect();
+        zip(&files).expect("writing to memory")
     }
 
     /// The body of `/create` or `/update`.
@@ -144,17 +149,18 @@ pub(crate) fn tar(files: &[(String, String)]) -> Vec<u8> {
     archive.into_inner().expect("writing to memory")
 }
 
-fn zip(files: &[(String, String)]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+/// A zip of files.
+pub(crate) fn zip(files: &[(&str, &[u8])]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     let mut bytes = Vec::new();
     let mut archive = rawzip::ZipArchiveWriter::new(&mut bytes);
     for (path, source) in files {
         let (mut entry, config) = archive
-            .new_file(path.as_str())
+            .new_file(path)
             .compression_method(rawzip::CompressionMethod::DEFLATE)
             .start()?;
         let encoder = DeflateEncoder::new(&mut entry, Compression::fast());
         let mut writer = config.wrap(encoder);
-        writer.write_all(source.as_bytes())?;
+        writer.write_all(source)?;
         let (encoder, descriptor) = writer.finish()?;
         encoder.finish()?;
         entry.finish(descriptor)?;

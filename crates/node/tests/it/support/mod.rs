@@ -7,7 +7,7 @@ pub(crate) mod machine;
 pub(crate) mod node;
 pub(crate) mod server;
 
-pub(crate) use function::{Function, javascript, python};
+pub(crate) use function::{Function, javascript, python, zip};
 pub(crate) use node::{Node, node};
 
 use std::time::{Duration, Instant};
