@@ -1,8 +1,7 @@
 // A function in C++, run anew for each call: returns its parameters as they are.
 //
 //   g++ -O2 -static -o hello examples/c++/hello.cpp
-//   tar cf hello.tar hello
-//   serverledge-cli create -f echo --runtime custom --handler hello --memory 64 --src hello.tar
+//   serverledge-cli create -f echo --runtime custom --handler hello --memory 64 --src hello
 
 #include <cstdlib>
 #include <fstream>

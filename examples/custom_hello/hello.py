@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A Python program, run anew for each call, instead of a function: greets whom `name` names.
+r"""A Python program, run anew for each call, instead of a function: greets whom `name` names.
 
-    tar cf hello.tar -C examples/custom_hello hello.py
-    serverledge-cli create -f hello --runtime custom --handler hello.py --memory 64 --src hello.tar
+    serverledge-cli create -f hello --runtime custom --handler hello.py \
+        --src examples/custom_hello/hello.py
 """
 
 import json

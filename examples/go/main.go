@@ -1,8 +1,7 @@
 // A Go function: greets whom `name` names.
 //
 //	CGO_ENABLED=0 go build -o handler_amd64 .
-//	tar cf hello.tar handler_amd64
-//	serverledge-cli create -f hello --runtime go125 --memory 128 --src hello.tar
+//	serverledge-cli create -f hello --runtime go125 --memory 128 --src handler_amd64
 package main
 
 import (

@@ -1,8 +1,7 @@
 // A function for AWS Lambda, which runs here as it is: greets whom `name` names.
 //
 //	CGO_ENABLED=0 go build -tags lambda.norpc -o bootstrap .
-//	zip hello.zip bootstrap
-//	serverledge-cli create -f hello --runtime provided.al2023 --memory 128 --src hello.zip
+//	serverledge-cli create -f hello --runtime provided.al2023 --memory 128 --src bootstrap
 package main
 
 import (

@@ -2,8 +2,7 @@
 //!
 //! ```text
 //! rustc -O -C target-feature=+crt-static -o hello examples/rust/hello.rs
-//! tar cf hello.tar hello
-//! serverledge-cli create -f count --runtime custom --handler hello --memory 64 --src hello.tar
+//! serverledge-cli create -f count --runtime custom --handler hello --memory 64 --src hello
 //! ```
 
 use std::env;

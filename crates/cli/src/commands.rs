@@ -153,13 +153,17 @@ fn create_function(node: &Node, create: &Create) -> Result<(), Failure> {
         inputs: fields(&create.input)?,
         outputs: fields(&create.output)?,
     };
-    let code = match (&create.src, custom, &create.custom_image) {
-        (_, true, None) => {
-            return Err(Failure::arguments("A custom function needs --custom_image"));
+    // An image has its own code.
+    let has_image = custom && create.custom_image.is_some();
+    let code = match &create.src {
+        _ if has_image => String::new(),
+        Some(src) => source::encode(src)?,
+        None if custom => {
+            return Err(Failure::arguments(
+                "A custom function needs --src FILE or, with Docker, --custom_image",
+            ));
         }
-        (_, true, Some(_)) => String::new(),
-        (None, false, _) => return Err(Failure::arguments("The code is required: --src FILE")),
-        (Some(src), false, _) => source::encode(src)?,
+        None => return Err(Failure::arguments("The code is required: --src FILE")),
     };
     if !signature.inputs.is_empty() || !signature.outputs.is_empty() {
         let list = |fields: &[Field]| {
@@ -176,7 +180,7 @@ fn create_function(node: &Node, create: &Create) -> Result<(), Failure> {
     if let Some(url) = create
         .src
         .as_deref()
-        .filter(|src| !custom && source::is_url(src))
+        .filter(|src| !has_image && source::is_url(src))
     {
         print(&format!("{url}\n"))?;
     }

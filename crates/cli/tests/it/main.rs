@@ -282,6 +282,27 @@ fn runtime_handler_and_time_limit_are_found() {
 }
 
 #[test]
+fn a_program_is_sent_as_code_unless_there_is_an_image() {
+    let directory = working_directory();
+    let work = directory.path().join("w");
+    let create = ["create", "-f", "p", "--runtime", "custom"];
+    let output = client(&work, 1, &create, "");
+    let said = text(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("--src FILE"),
+        "{said}"
+    );
+    let (port, requests) = recorder("200 OK", REPLY);
+    let program = ["--src", "hello.py", "--handler", "hello.py -v"];
+    let output = client(&work, port, &[&create[..], &program].concat(), "");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let body: Value = serde_json::from_str(&requests.recv().unwrap().1).unwrap();
+    assert_eq!(body["Handler"], "hello.py -v");
+    let names = tar_names(body["TarFunctionCode"].as_str().unwrap());
+    assert_eq!(names, ["hello.py"]);
+}
+
+#[test]
 fn a_wrong_signature_exits_with_4_and_a_missing_source_with_3() {
     let directory = working_directory();
     let create = ["create", "-f", "x", "--runtime", "python314"];

@@ -1,6 +1,7 @@
-//! The original's packages of Go functions: an archive that holds a zip with the programs
-//! `handler_amd64` and `handler_arm64`, which its sandboxes unpacked at their start. Here that is
-//! done once, with the archive itself. Any other zip in an archive is left as it is: it may be what
+//! Zips of programs within an archive. The original's packages of Go functions are such: an archive
+//! that holds a zip with the programs `handler_amd64` and `handler_arm64`, which its sandboxes
+//! unpacked at their start. Clients pack a zip made for AWS Lambda the same way. Here it is unpacked
+//! once, with the archive itself. Any other zip in an archive is left as it is: it may be what
 //! the function works on.
 
 use std::fs::File;
@@ -9,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use super::{CodeError, CodeLimits, unpack, zipfile};
 
-/// Programs of Go functions, by architecture.
-const PROGRAMS: [&[u8]; 2] = [b"handler_amd64", b"handler_arm64"];
+/// Programs of Go functions, by architecture, and that of a function for Lambda.
+const PROGRAMS: [&[u8]; 3] = [b"handler_amd64", b"handler_arm64", b"bootstrap"];
 /// Such zips in one archive: one a program. Each is within the limits of an archive.
 const ZIPS_MAX: usize = PROGRAMS.len();
 /// Where an inner archive is unpacked first, beside the code, whose name is a temporary one.
