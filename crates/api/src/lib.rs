@@ -13,6 +13,6 @@ mod wire;
 pub use client::{Client, ClientError, Response};
 pub use decode::{DEPTH_MAX, DecodeError, decode, encode, encode_line};
 pub use wire::{
-    AsyncReply, Coordinates, Field, FunctionSpec, InvokeReply, InvokeRequest, Params, PrewarmReply,
-    PrewarmRequest, Problem, Signature, StatusReply,
+    AsyncReply, Coordinates, Field, FunctionSpec, InvokeReply, InvokeRequest, Network, Params,
+    PrewarmReply, PrewarmRequest, Problem, Signature, StatusReply,
 };

@@ -86,6 +86,30 @@ wire! {
         /// Python modules that sandboxes import before they get the function. Not in the original.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         "Preload" preload: Vec<String>,
+        /// Whom it may talk to; the node's default if absent. Not in the original.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "Network" network: Option<Network>,
+    }
+}
+
+/// `"none"`, `"egress"`, or rules such as `["10.0.0.0/8", "10.1.2.3:443", "dns"]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected \"none\", \"egress\" or a list of rules")]
+pub enum Network {
+    /// One word.
+    Word(String),
+    /// Rules.
+    Rules(Vec<String>),
+}
+
+impl Network {
+    /// The words, one or many.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        let words = match self {
+            Self::Word(word) => std::slice::from_ref(word),
+            Self::Rules(rules) => rules,
+        };
+        words.iter().map(String::as_str)
     }
 }
 

@@ -128,6 +128,10 @@ pub(crate) struct Create {
     /// Python module to import before the function is known, for faster cold starts; may be repeated
     #[arg(long, value_name = "MODULE")]
     pub(crate) preload: Vec<String>,
+    /// Whom the function may talk to: none, egress (the world), or rules with commas between them,
+    /// such as 10.0.0.0/8,10.1.2.3:443,dns [default: the node's]
+    #[arg(long, value_name = "none|egress|RULES", value_parser = NonEmpty::new())]
+    pub(crate) network: Option<String>,
     /// Code: a file, a directory, a .tar archive, or a URL for the node to fetch
     #[arg(long, value_parser = NonEmpty::new())]
     pub(crate) src: Option<String>,

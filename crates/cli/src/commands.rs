@@ -8,7 +8,7 @@ use clap::CommandFactory as _;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use serverledge_api::{
-    Client, ClientError, Field, FunctionSpec, PrewarmRequest, Problem, Response, Signature,
+    Client, ClientError, Field, FunctionSpec, Network, PrewarmRequest, Problem, Response, Signature,
 };
 
 use crate::arguments::{Arguments, Command, Create, CreateWorkflow, Invoke, InvokeWorkflow};
@@ -197,9 +197,20 @@ fn create_function(node: &Node, create: &Create) -> Result<(), Failure> {
         signature: Some(signature),
         timeout_seconds: create.timeout,
         preload: create.preload.clone(),
+        network: create.network.as_deref().map(network),
     };
     let path = if create.update { "/update" } else { "/create" };
     node.post("Creation request failed", path, &spec)
+}
+
+/// One word, or rules with commas between them. What they mean is the node's to say.
+fn network(argument: &str) -> Network {
+    let words: Vec<String> = argument.split(',').map(|word| word.trim().to_owned()).collect();
+    match <[String; 1]>::try_from(words) {
+        Ok([word]) if word == "none" || word == "egress" => Network::Word(word),
+        Ok([rule]) => Network::Rules(vec![rule]),
+        Err(rules) => Network::Rules(rules),
+    }
 }
 
 fn fields(arguments: &[String]) -> Result<Vec<Field>, Failure> {

@@ -8,12 +8,14 @@
 mod estimate;
 mod function;
 mod ledger;
+mod network;
 mod scheduler;
 mod time;
 
 pub use estimate::Estimate;
 pub use function::{FunctionName, InvalidName, Language, Runtime};
 pub use ledger::{Ledger, Snapshot};
+pub use network::{InvalidPolicy, Ipv4Network, NetworkPolicy, Rule};
 pub use scheduler::{
     Action, CallId, Decision, Demand, DropReason, FunctionId, GiveUp, Limits, Outcome, SandboxId,
     Scheduler, SchedulerConfig,

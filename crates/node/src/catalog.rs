@@ -11,8 +11,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serverledge_api::Signature;
-use serverledge_core::{FunctionId, Language, Limits};
+use serverledge_api::{Network, Signature};
+use serverledge_core::{FunctionId, Language, Limits, NetworkPolicy};
 
 /// A function as it is stored: the wire's fields, checked and normalised, with the digest of its
 /// code instead of the code.
@@ -44,6 +44,9 @@ pub struct FunctionRecord {
     /// Modules that are imported ahead of the function.
     #[serde(default)]
     pub preload: Vec<String>,
+    /// Whom it may talk to; `None` = the node's default.
+    #[serde(default)]
+    pub network: Option<Network>,
 }
 
 /// One registered revision of a function, ready to be invoked.
@@ -61,6 +64,8 @@ pub struct Function {
     pub interpreter: PathBuf,
     /// Image of its sandboxes, where they are made from images.
     pub image: Option<String>,
+    /// Whom it may talk to.
+    pub network: NetworkPolicy,
     /// Time limit of one call.
     pub timeout: Duration,
 }

@@ -99,6 +99,7 @@ impl Launcher {
             code_dir: self.code_dir(record.code.clone()).await?,
             handler: record.handler.clone(),
             preload: record.preload.clone(),
+            network: function.network.clone(),
             memory_mb: record.memory_mb,
             cpu: record.cpu,
             slots: record.max_concurrency,

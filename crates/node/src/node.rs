@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use hyper::header::HeaderValue;
-use serverledge_api::InvokeReply;
-use serverledge_core::{FunctionId, Language, Runtime, SchedulerConfig};
-use serverledge_sandbox::Backend;
+use serverledge_api::{InvokeReply, Network};
+use serverledge_core::{FunctionId, Language, NetworkPolicy, Runtime, SchedulerConfig};
+use serverledge_sandbox::{Backend, NetworkSupport};
 use serverledge_sandbox::wasm::WasmBackend;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -51,6 +51,8 @@ pub struct Node {
     pub(crate) room: Room,
     /// Whether sandboxes are made from images.
     pub(crate) takes_images: bool,
+    /// What the backend does about the network.
+    pub(crate) network: NetworkSupport,
     last_request: AtomicU64,
     stopping: CancellationToken,
 }
@@ -111,6 +113,7 @@ impl Node {
         let code = CodeStore::open(&path.join("code"), config.code.limits());
         let code = Arc::new(code.context("opening the code in storage.path")?);
         let takes_images = backend.takes_images();
+        let network = backend.network();
         let wasm = WasmBackend::new(path.join("wasm"));
         let start_timeout = config.sandbox.start_timeout;
         let launcher = Launcher::new(backend, wasm, Arc::clone(&code), start_timeout);
@@ -137,6 +140,7 @@ impl Node {
                 .take(NAME_LOCKS)
                 .collect(),
             takes_images,
+            network,
             last_request: AtomicU64::new(0),
             stopping: CancellationToken::new(),
             config,
@@ -235,6 +239,7 @@ impl Node {
         let timeout = record
             .timeout_seconds
             .map_or(limit.timeout, Duration::from_secs_f64);
+        let network = self.network_policy(record.network.as_ref());
         Some(Function {
             id: self.catalog.next_id(),
             limits: serverledge_core::Limits {
@@ -245,6 +250,7 @@ impl Node {
             language: runtime.language,
             interpreter: self.interpreter(&record.runtime, runtime.language),
             image,
+            network,
             timeout: timeout.min(limit.timeout_max),
             record,
         })
@@ -262,6 +268,16 @@ impl Node {
         configured
             .and_then(|runtime| runtime.path.clone())
             .unwrap_or_else(|| usual.to_owned())
+    }
+
+    /// Whom a function may talk to. One that was registered is kept to its word, or fails.
+    fn network_policy(&self, network: Option<&Network>) -> NetworkPolicy {
+        match network {
+            // What was stored was checked; if that was another node, better nothing than too much.
+            Some(network) => NetworkPolicy::parse(network.words()).unwrap_or_default(),
+            None if self.network == NetworkSupport::Enforced => self.config.network.default.clone(),
+            None => NetworkPolicy::None,
+        }
     }
 
     /// The image for a function's sandboxes.

@@ -92,6 +92,10 @@ impl Greeted {
         &self.body.0
     }
 
+    pub(crate) fn end(&self) -> EndReceiver {
+        self.end.clone()
+    }
+
     /// Has the function loaded.
     pub(crate) async fn load(
         self,

@@ -20,6 +20,7 @@ pub mod fake;
 mod instance;
 pub mod java;
 mod log;
+mod network;
 pub mod oci;
 pub mod probe;
 pub mod process;
@@ -34,8 +35,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use error::{CallError, CreateError, Exit, ExitCause};
+pub use network::NetworkConfig;
 pub use oci::helper_main;
-pub use types::{Call, FunctionError, Kind, Reply, SandboxSpec, Shim};
+pub use types::{Call, FunctionError, Kind, NetworkSupport, Reply, SandboxSpec, Shim};
 
 /// A future whose type is erased, so that the traits here can be used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -48,6 +50,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether sandboxes are made from [`SandboxSpec::image`].
     fn takes_images(&self) -> bool {
         false
+    }
+
+    /// What [`SandboxSpec::network`] means to it.
+    fn network(&self) -> NetworkSupport {
+        NetworkSupport::Absent
     }
 
     /// Makes a sandbox and loads the function into it. The sandbox is ready for calls when this

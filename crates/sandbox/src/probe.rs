@@ -78,6 +78,7 @@ pub fn isolation() -> Report {
     items.push(landlock());
     items.extend(cgroups());
     items.push(overlayfs());
+    items.push(network());
     items.push(interpreter(
         "Python",
         "/usr/bin/python3",
@@ -265,6 +266,17 @@ fn overlayfs() -> Item {
         false => Err("not in this kernel, or not loaded yet; only images need it".to_owned()),
     };
     item("overlayfs", false, found, "modprobe overlay")
+}
+
+fn network() -> Item {
+    let found = match sys::open_tunnels() {
+        Ok(_) => Ok("sandboxes can have one, as each function's policy says".to_owned()),
+        Err(error) => Err(format!(
+            "/dev/net/tun: {error}; functions have no network, and can't ask for one"
+        )),
+    };
+    let remedy = "modprobe tun; in a container, give it the device /dev/net/tun";
+    item("network", false, found, remedy)
 }
 
 fn interpreter(language: &str, path: &str, remedy: &str) -> Item {

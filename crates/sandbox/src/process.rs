@@ -22,7 +22,7 @@ use crate::instance::load;
 use crate::java::Kits;
 use crate::log::LogTail;
 use crate::wire::Listener;
-use crate::{Backend, BoxFuture, CreateError, Exit, Sandbox, SandboxSpec, Shim};
+use crate::{Backend, BoxFuture, CreateError, Exit, NetworkSupport, Sandbox, SandboxSpec, Shim};
 
 /// Longest path of the directory: a socket's has 107 bytes, and below it are `sandboxes`, an id and
 /// the socket's name.
@@ -128,6 +128,10 @@ async fn exit(mut child: Child) -> Result<Option<Exit>, String> {
 impl Backend for ProcessBackend {
     fn name(&self) -> &'static str {
         "process"
+    }
+
+    fn network(&self) -> NetworkSupport {
+        NetworkSupport::Open
     }
 
     fn create(&self, spec: SandboxSpec) -> BoxFuture<'_, Result<Arc<dyn Sandbox>, CreateError>> {

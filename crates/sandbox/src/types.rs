@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serverledge_core::NetworkPolicy;
+
 use crate::executor::EXECUTOR;
 
 /// What a sandbox can be made ready for before its function is known.
@@ -52,6 +54,8 @@ pub struct SandboxSpec {
     pub cpu: f64,
     /// How many calls may run at once, at least 1.
     pub slots: u32,
+    /// Whom the function may talk to; see [`crate::Backend::network`].
+    pub network: NetworkPolicy,
     /// How long the start may take, the function's own imports included.
     pub timeout_start: Duration,
 }
@@ -66,6 +70,17 @@ impl SandboxSpec {
             preload: self.preload.clone(),
         })
     }
+}
+
+/// What a backend does about the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkSupport {
+    /// It enforces each function's policy.
+    Enforced,
+    /// Functions have none of which a policy could speak.
+    Absent,
+    /// Functions have all that the node has.
+    Open,
 }
 
 /// A language runtime for which there is a shim.

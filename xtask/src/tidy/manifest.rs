@@ -46,7 +46,7 @@ pub(super) const CRATES: [Allowed; 7] = [
     },
     Allowed {
         directory: "crates/sandbox",
-        ours: &["executor"],
+        ours: &["core", "executor"],
         others: None,
     },
     Allowed {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use serverledge::config::{Config, Isolation, SandboxBackend};
-use serverledge_sandbox::Backend;
+use serverledge_sandbox::{Backend, NetworkConfig};
 use serverledge_sandbox::docker::{DockerBackend, DockerConfig, Engine};
 use serverledge_sandbox::oci::{OciBackend, OciConfig, Reaped};
 use serverledge_sandbox::probe::Report;
@@ -55,9 +55,15 @@ async fn builtin(config: &Config, report: &Report) -> anyhow::Result<Arc<dyn Bac
     let reaped = serverledge_sandbox::oci::reap(&state_dir(config));
     tell(&reaped.with_context(|| preparing(config))?);
     let doing = preparing(config);
+    let network = NetworkConfig {
+        denied: config.network.deny.clone().into(),
+        connections_max: config.network.connections_max,
+        ..NetworkConfig::default()
+    };
     let config = OciConfig {
         process_max: config.sandbox.processes_max,
         tmp_mb: config.sandbox.tmp_mb,
+        network,
         ..OciConfig::new(state_dir(config))
     };
     Ok(OciBackend::start(config).await.context(doing)?)

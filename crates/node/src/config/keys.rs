@@ -5,9 +5,10 @@
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use serverledge_core::Language;
+use serverledge_core::{Ipv4Network, Language};
 use serverledge_sandbox::docker::check_image;
 
 use super::sections::{Config, Isolation, LogFormat, RuntimeConfig, SandboxBackend};
@@ -80,6 +81,8 @@ pub(super) enum Set {
     Choice(&'static [&'static str], fn(&mut Config, &str)),
     /// Separated by commas; none is fine.
     Networks(fn(&mut Config, Vec<Network>)),
+    /// The same, IPv4 alone.
+    Ipv4Networks(fn(&mut Config, Vec<Ipv4Network>)),
     RuntimePath,
     RuntimeLanguage,
     RuntimeImage,
@@ -136,6 +139,10 @@ impl Set {
                 let networks = value.as_text().and_then(|text| networks(&text));
                 networks.map(|networks| set(config, networks))
             }
+            Self::Ipv4Networks(set) => {
+                let networks = value.as_text().and_then(|text| networks(&text));
+                networks.map(|networks| set(config, networks))
+            }
             Self::RuntimePath => {
                 let path = value
                     .as_text()
@@ -176,6 +183,7 @@ impl Set {
             Self::Text(_) => "a text".into(),
             Self::Path(_) => "a path".into(),
             Self::Networks(_) => "addresses or networks like 10.0.0.0/8, with commas".into(),
+            Self::Ipv4Networks(_) => "IPv4 addresses or networks like 10.0.0.0/8, with commas".into(),
             Self::RuntimePath => "an absolute path".into(),
             Self::Choice(choices, _) => format!("one of {}", choices.join(", ")),
             Self::RuntimeImage => "the name of an image".into(),
@@ -195,7 +203,7 @@ fn bounds<T: PartialEq + std::fmt::Display>(range: &RangeInclusive<T>, unlimited
     }
 }
 
-fn networks(text: &str) -> Option<Vec<Network>> {
+fn networks<T: FromStr>(text: &str) -> Option<Vec<T>> {
     let parts = text.split(',').map(str::trim);
     parts
         .filter(|part| !part.is_empty())

@@ -23,7 +23,7 @@ use self::keys::{Effect, Found};
 pub use self::keys::{KeyDoc, describe};
 pub use self::sections::{
     Api, Async, Code, CodeUrl, Config, Container, Function, Isolation, Janitor, LogFormat,
-    Registry, RuntimeConfig, Sandbox, SandboxBackend, Scheduler, Shutdown, Storage,
+    Network, Registry, RuntimeConfig, Sandbox, SandboxBackend, Scheduler, Shutdown, Storage,
 };
 use self::value::Scalar;
 

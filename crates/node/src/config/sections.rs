@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serverledge_core::Language;
+use serverledge_core::{Ipv4Network, Language, NetworkPolicy};
 
 use crate::code::CodeLimits;
-use crate::fetch::{FetchLimits, Network};
+use crate::fetch::FetchLimits;
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -18,6 +18,8 @@ pub struct Config {
     pub storage: Storage,
     /// How functions are isolated: `sandbox.*`.
     pub sandbox: Sandbox,
+    /// What functions reach: `network.*`.
+    pub network: Network,
     /// The pool of sandboxes: `container.*`.
     pub container: Container,
     /// Periodic cleaning: `janitor.*`.
@@ -144,6 +146,27 @@ impl Default for Sandbox {
             start_timeout: Duration::from_secs(30),
             prestart: 2,
             prestart_max: 8,
+        }
+    }
+}
+
+/// What functions reach, in the built-in sandbox.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Network {
+    /// For functions that don't say; egress.
+    pub default: NetworkPolicy,
+    /// Networks that no function reaches, besides those that none ever does; none.
+    pub deny: Vec<Ipv4Network>,
+    /// Connections of a sandbox at once; 128.
+    pub connections_max: usize,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            default: NetworkPolicy::Egress,
+            deny: Vec::new(),
+            connections_max: 128,
         }
     }
 }
@@ -277,7 +300,7 @@ impl Default for Code {
 #[derive(Debug, Clone, PartialEq)]
 pub struct CodeUrl {
     /// Networks that may be fetched from besides public addresses; none.
-    pub networks: Vec<Network>,
+    pub networks: Vec<crate::fetch::Network>,
     /// Bytes as received; 128 MiB.
     pub size_max: u64,
     /// How long fetching may take in all; 60 s.

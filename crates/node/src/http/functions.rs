@@ -7,8 +7,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serverledge_api::FunctionSpec;
-use serverledge_core::{FunctionName, Language};
+use serverledge_api::{FunctionSpec, Network};
+use serverledge_core::{FunctionName, Language, NetworkPolicy};
+use serverledge_sandbox::NetworkSupport;
 use serverledge_sandbox::docker::check_image;
 use serverledge_sandbox::java;
 use tokio::sync::MutexGuard;
@@ -141,6 +142,7 @@ fn check(node: &Node, spec: &FunctionSpec) -> Result<FunctionRecord, ApiError> {
         return Err(invalid(what, "function.timeout_max is the node's limit"));
     }
     check_preload(&spec.preload, runtime.language)?;
+    check_network(node, spec.network.as_ref())?;
     let concurrent = u32::try_from(spec.max_concurrency).unwrap_or(1).max(1);
     Ok(FunctionRecord {
         name: spec.name.clone(),
@@ -158,7 +160,35 @@ fn check(node: &Node, spec: &FunctionSpec) -> Result<FunctionRecord, ApiError> {
         signature: spec.signature.clone(),
         timeout_seconds,
         preload: spec.preload.clone(),
+        network: spec.network.clone(),
     })
+}
+
+/// Whether this node can keep the function to what it has asked for.
+fn check_network(node: &Node, network: Option<&Network>) -> Result<(), ApiError> {
+    let Some(network) = network else {
+        return Ok(());
+    };
+    let invalid = |what: String, hint| Err(ApiError::Invalid { what, hint });
+    let policy = match NetworkPolicy::parse(network.words()) {
+        Ok(policy) => policy,
+        Err(error) => {
+            let hint = r#"give "none", "egress", or rules such as ["10.0.0.0/8", "10.1.2.3:443"]"#;
+            return invalid(format!("field `Network`: {error}"), hint);
+        }
+    };
+    match node.network {
+        NetworkSupport::Enforced => Ok(()),
+        NetworkSupport::Absent if policy == NetworkPolicy::None => Ok(()),
+        NetworkSupport::Absent => invalid(
+            "field `Network`: sandboxes of this node have no network".into(),
+            "`serverledge doctor` tells what the built-in sandbox needs for one",
+        ),
+        NetworkSupport::Open => invalid(
+            "field `Network`: this node runs functions without isolation".into(),
+            "leave it out, or use a node with another sandbox.isolation than process",
+        ),
+    }
 }
 
 /// Whether these can be names of modules; whether they exist is found out by importing them.

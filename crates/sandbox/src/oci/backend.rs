@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use serverledge_core::NetworkPolicy;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
@@ -16,17 +18,21 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::helper::ROOTLESS_UID;
 use super::link::Link;
-use super::message::{Create, Deliver, Request, Setup};
+use super::message::{Create, Deliver, Request, Setup, Tunnel, receive};
 use super::root::SHIM_DIR;
+use super::sys::open_tunnels;
 use super::{OciConfig, STATUS_SETUP_FAILED};
-use crate::body::{Body, Guard, Registry, RunDir, Watched};
+use crate::body::{Body, EndReceiver, Guard, Registry, RunDir, Watched};
 use crate::cgroup::{Groups, Limits, Version, hash};
 use crate::executor::{self, ENVIRONMENT};
 use crate::instance::{Greeted, Limit, greet};
 use crate::java::Kits;
 use crate::log::LogTail;
 use crate::wire::Listener;
-use crate::{Backend, BoxFuture, CreateError, Exit, Kind, Prestarted, Sandbox, SandboxSpec, Shim};
+use crate::{
+    Backend, BoxFuture, CreateError, Exit, Kind, NetworkConfig, NetworkSupport, Prestarted,
+    Sandbox, SandboxSpec, Shim,
+};
 
 /// Where the function's code is inside.
 const APP: &str = "/app";
@@ -43,6 +49,7 @@ struct Birth {
     kind: Kind,
     code_dir: Option<PathBuf>,
     limits: Limits,
+    network: bool,
 }
 
 /// A sandbox without a function.
@@ -52,7 +59,13 @@ struct Fresh {
     /// The helper that made it.
     link: Arc<Link>,
     process_max: u32,
+    tunnel: Way,
+    network: NetworkConfig,
 }
+
+/// The end of a sandbox's network device from which its packets are read; nobody does before its
+/// policy is known. Or why there is none.
+type Way = Result<OwnedFd, String>;
 
 impl Fresh {
     async fn load_function(self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
@@ -68,6 +81,8 @@ impl Fresh {
         self.link.request(&deliver, &[]).await?.done()?;
         let limited = limiting.await.unwrap_or_else(|error| Err(error.into()));
         limited.map_err(|source| CreateError::io("setting the sandbox's limits", source))?;
+        let end = self.greeted.end();
+        open_way(self.tunnel, &spec.network, self.network, end)?;
         self.greeted.load(&spec, APP, limit).await
     }
 }
@@ -83,6 +98,23 @@ impl Prestarted for Fresh {
     ) -> BoxFuture<'static, Result<Arc<dyn Sandbox>, CreateError>> {
         Box::pin(self.load_function(spec))
     }
+}
+
+/// Applies the function's policy, before any code of it runs.
+fn open_way(
+    tunnel: Way,
+    policy: &NetworkPolicy,
+    config: NetworkConfig,
+    end: EndReceiver,
+) -> Result<(), CreateError> {
+    // Without a policy, dropping the device takes it away from the sandbox, and the routes with it.
+    if *policy == NetworkPolicy::None {
+        return Ok(());
+    }
+    let device = tunnel
+        .map_err(|reason| CreateError::Isolation(format!("the sandbox has no network: {reason}")))?;
+    crate::network::serve(device, policy.clone(), config, end)
+        .map_err(|source| CreateError::io("serving the sandbox's network", source))
 }
 
 fn limits(spec: &SandboxSpec, process_max: u32) -> Limits {
@@ -103,6 +135,8 @@ pub struct OciBackend {
     setup: Setup,
     link: tokio::sync::Mutex<Arc<Link>>,
     registry: Registry,
+    /// Whether sandboxes can have a way out.
+    has_network: bool,
     /// Whether each sandbox has a user of its own.
     own_users: bool,
     /// Where in the range this node begins, so that several on a machine rarely share users.
@@ -137,6 +171,7 @@ impl OciBackend {
         let first_user = hash(&config.state_dir);
         let own_users = !link.rootless && is_mapped(config.uid_base);
         Ok(Arc::new(OciBackend {
+            has_network: open_tunnels().is_ok(),
             config,
             groups,
             seccomp,
@@ -171,8 +206,11 @@ impl OciBackend {
             kind: spec.kind().ok_or_else(CreateError::needs_image)?,
             code_dir: Some(spec.code_dir.clone()),
             limits: self.limits(&spec),
+            network: spec.network != NetworkPolicy::None,
         };
-        let (greeted, _) = self.begin(birth, limit).await?;
+        let (greeted, _, tunnel) = self.begin(birth, limit).await?;
+        let network = self.config.network.clone();
+        open_way(tunnel, &spec.network, network, greeted.end())?;
         greeted.load(&spec, APP, limit).await
     }
 
@@ -196,18 +234,25 @@ impl OciBackend {
             kind,
             code_dir: None,
             limits,
+            network: self.has_network,
         };
-        let (greeted, link) = self.begin(birth, Limit::of(timeout)).await?;
+        let (greeted, link, tunnel) = self.begin(birth, Limit::of(timeout)).await?;
         Ok(Some(Box::new(Fresh {
             id,
             greeted,
             link,
             process_max: self.config.process_max,
+            tunnel,
+            network: self.config.network.clone(),
         })))
     }
 
     /// Starts a sandbox up to its shim's first word.
-    async fn begin(&self, birth: Birth, limit: Limit) -> Result<(Greeted, Arc<Link>), CreateError> {
+    async fn begin(
+        &self,
+        birth: Birth,
+        limit: Limit,
+    ) -> Result<(Greeted, Arc<Link>, Way), CreateError> {
         let needs_interpreter = birth.kind.shim != Shim::Bridge;
         if needs_interpreter && !birth.kind.interpreter.starts_with("/usr") {
             let path = birth.kind.interpreter.display();
@@ -233,10 +278,11 @@ impl OciBackend {
             pipes.config.as_fd(),
             pipes.status.1.as_fd(),
             pipes.log.1.as_fd(),
+            pipes.tunnel.1.as_fd(),
         ];
         fds.extend(cgroup_dir.as_ref().map(AsFd::as_fd));
         let (pid, pidfd) = link.request(&create, &fds).await?.started()?;
-        drop((pipes.config, pipes.status.1, pipes.log.1));
+        drop((pipes.config, pipes.status.1, pipes.log.1, pipes.tunnel.1));
 
         let body = Body::new(pidfd, None).map_err(making)?;
         body.set_memory(birth.limits.memory_mb);
@@ -261,7 +307,7 @@ impl OciBackend {
         let end = self.registry.watch(watched, exit(pipes.status.0));
         let prepare = |shim| attach_shim(body, attached, shim);
         let greeted = greet(limit, listener, guard, end, prepare).await?;
-        Ok((greeted, link))
+        Ok((greeted, link, way(&pipes.tunnel.0)))
     }
 
     fn request(&self, birth: &Birth, dir: &Path, rootless: bool) -> Create {
@@ -286,6 +332,7 @@ impl OciBackend {
                 (false, false) => processes,
                 (false, true) => processes.max(PROCESSES_ROOTLESS),
             },
+            network: birth.network,
         }
     }
 
@@ -312,6 +359,8 @@ impl OciBackend {
         // Fits the pipe, so this doesn't block: the largest part has a limit of 32 KiB.
         writer.write_all(&executor::config(&argv, &environment, &self.seccomp))?;
         let (status, log) = (io::pipe()?, io::pipe()?);
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let tunnel = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         Ok(Pipes {
             config: reader.into(),
             status: (
@@ -319,6 +368,7 @@ impl OciBackend {
                 status.1.into(),
             ),
             log: (log.0.into(), log.1.into()),
+            tunnel,
         })
     }
 
@@ -361,6 +411,17 @@ struct Pipes {
     config: OwnedFd,
     status: (pipe::Receiver, OwnedFd),
     log: (OwnedFd, OwnedFd),
+    tunnel: (OwnedFd, OwnedFd),
+}
+
+/// What a sandbox has said of its way out. Doesn't wait: it has, before its executor started.
+fn way(socket: &OwnedFd) -> Way {
+    match receive::<Tunnel>(socket) {
+        Ok(Some((Tunnel { error: Some(error) }, _))) => Err(error),
+        Ok(Some((_, fds))) => fds.into_iter().next().ok_or_else(|| "it was lost".to_owned()),
+        Ok(None) => Err("none was asked for".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Waits until pid 1 and its children are in their cgroup, and makes sure of the interpreter. All
@@ -438,6 +499,13 @@ fn is_mapped(uid_base: u32) -> bool {
 impl Backend for OciBackend {
     fn name(&self) -> &'static str {
         "oci"
+    }
+
+    fn network(&self) -> NetworkSupport {
+        match self.has_network {
+            true => NetworkSupport::Enforced,
+            false => NetworkSupport::Absent,
+        }
     }
 
     fn create(&self, spec: SandboxSpec) -> BoxFuture<'_, Result<Arc<dyn Sandbox>, CreateError>> {

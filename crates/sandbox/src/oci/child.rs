@@ -4,16 +4,18 @@
 use std::convert::Infallible;
 use std::fs;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
+use rustix::net::SendFlags;
 use rustix::process::{Resource, Rlimit, chdir, pivot_root, setrlimit, setsid};
 
-use super::message::Create;
+use super::message::{Create, Tunnel, send};
 use super::root::EXECUTOR_PATH;
 use super::sys::{self, NODEV, NOEXEC, NOSUID, RDONLY};
 use super::{STATUS_SETUP_FAILED, Step};
+use crate::network;
 
 /// Files of `/proc` that tell of, or act on, the machine as a whole.
 const MASKED: [&str; 6] = [
@@ -32,6 +34,8 @@ pub(crate) struct Fds {
     pub(crate) config: OwnedFd,
     pub(crate) status: OwnedFd,
     pub(crate) log: OwnedFd,
+    /// Where to send the way out.
+    pub(crate) tunnel: OwnedFd,
 }
 
 /// Becomes the executor, or reports on the status pipe which step failed, and ends.
@@ -61,6 +65,9 @@ fn enter(root: &Path, create: &Create, fds: &Fds, rootless: bool) -> Result<Infa
     let _ = fs::write("/proc/self/oom_score_adj", "500");
     mounts(root, create)?;
     sys::loopback_up().map_err(Step::at("switching the loopback interface on"))?;
+    if create.network {
+        send_tunnel(fds.tunnel.as_fd())?;
+    }
     rustix::system::sethostname(b"sandbox").map_err(Step::at("setting the host name"))?;
     change_root(root)?;
     limits(create)?;
@@ -77,6 +84,18 @@ fn enter(root: &Path, create: &Create, fds: &Fds, rootless: bool) -> Result<Infa
 fn die_with_parent() -> Result<(), Step> {
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64)
         .map_err(Step::at("binding the life to the helper's"))
+}
+
+/// Makes the way out and hands it to the node. That there is none is for the node to judge.
+fn send_tunnel(node: BorrowedFd<'_>) -> Result<(), Step> {
+    let made = sys::make_tunnel(network::GUEST, network::MTU);
+    let error = made.as_ref().err().map(ToString::to_string);
+    let fds: Vec<BorrowedFd<'_>> = made.iter().map(AsFd::as_fd).collect();
+    send(node, &Tunnel { error }, &fds, SendFlags::empty())
+        .map_err(Step::at("handing the network device over"))?;
+    // There is no way out for it; best effort, as nothing would be let through.
+    let _ = fs::write("/proc/sys/net/ipv6/conf/egress/disable_ipv6", "1");
+    Ok(())
 }
 
 fn mounts(root: &Path, create: &Create) -> Result<(), Step> {

@@ -171,7 +171,9 @@ impl Helper {
 
     fn create(&self, create: &Create, fds: Vec<OwnedFd>) -> Result<(i32, OwnedFd), Step> {
         let mut fds = fds.into_iter();
-        let (Some(config), Some(status), Some(log)) = (fds.next(), fds.next(), fds.next()) else {
+        let (Some(config), Some(status), Some(log), Some(tunnel)) =
+            (fds.next(), fds.next(), fds.next(), fds.next())
+        else {
             return Err(Step::at("receiving descriptors")(
                 io::ErrorKind::InvalidInput,
             ));
@@ -181,6 +183,7 @@ impl Helper {
             config,
             status,
             log,
+            tunnel,
         };
         match sys::clone3(NAMESPACES, cgroup.as_ref().map(AsFd::as_fd)) {
             Ok(Fork::Parent { pid, pidfd }) => Ok((pid, pidfd)),

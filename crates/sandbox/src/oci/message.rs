@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 /// Most bytes and descriptors of a packet.
 const PACKET_MAX: usize = 16 << 10;
-const FDS_MAX: usize = 4;
+const FDS_MAX: usize = 5;
 
 /// The first packet to the helper; answered by [`Ready`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -50,8 +50,8 @@ impl Request {
     }
 }
 
-/// Asks for a sandbox. Comes with descriptors: executor's configuration, status pipe, log pipe
-/// and, for cgroup version 2, the cgroup to start in.
+/// Asks for a sandbox. Comes with descriptors: executor's configuration, status pipe, log pipe,
+/// the socket for [`Tunnel`] and, for cgroup version 2, the cgroup to start in.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Create {
     pub(crate) id: u64,
@@ -64,6 +64,16 @@ pub(crate) struct Create {
     /// processes; 0 means none.
     pub(crate) data_mb: u64,
     pub(crate) processes: u32,
+    /// Whether it has a way out.
+    pub(crate) network: bool,
+}
+
+/// What a new sandbox says of its way out, before it becomes the executor; with a descriptor if
+/// there is one.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Tunnel {
+    /// The step that failed, and how.
+    pub(crate) error: Option<String>,
 }
 
 /// Asks to put code into a sandbox that was made without.

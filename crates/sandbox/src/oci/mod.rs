@@ -18,6 +18,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::NetworkConfig;
+
 pub use backend::OciBackend;
 pub use helper::helper_main;
 pub use reap::{Reaped, reap};
@@ -41,6 +43,8 @@ pub struct OciConfig {
     pub uid_base: u32,
     /// Command that runs [`crate::helper_main`]. Default: this program with `sandbox-helper`.
     pub helper: Vec<OsString>,
+    /// What sandboxes reach.
+    pub network: NetworkConfig,
 }
 
 impl OciConfig {
@@ -52,6 +56,7 @@ impl OciConfig {
             tmp_mb: 64,
             uid_base: 0x7000_0000,
             helper: vec!["/proc/self/exe".into(), "sandbox-helper".into()],
+            network: NetworkConfig::default(),
         }
     }
 }

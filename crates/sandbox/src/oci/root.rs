@@ -12,6 +12,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_
 use super::Step;
 use super::sys::{self, NODEV, NOEXEC, NOSUID, RDONLY};
 use crate::Shim;
+use crate::network::RESOLVERS;
 
 /// Where the executor is inside.
 pub(crate) const EXECUTOR_PATH: &std::ffi::CStr = c"/.serverledge/executor";
@@ -31,7 +32,7 @@ const COPIED: [&str; 4] = [
 /// Directories that are bound if they are there.
 const BOUND: [&str; 3] = ["etc/ssl/certs", "etc/pki", "etc/alternatives"];
 
-const GENERATED: [(&str, &str); 8] = [
+const GENERATED: [(&str, &str); 7] = [
     (
         "etc/passwd",
         "root:x:0:0:root:/:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/tmp:/usr/sbin/nologin\n",
@@ -46,7 +47,6 @@ const GENERATED: [(&str, &str); 8] = [
         "etc/nsswitch.conf",
         "passwd: files\ngroup: files\nhosts: files dns\n",
     ),
-    ("etc/resolv.conf", ""),
     ("etc/os-release", "ID=serverledge\nNAME=Serverledge\n"),
     ("etc/shells", ""),
 ];
@@ -107,6 +107,8 @@ fn fill(root: &Path) -> io::Result<()> {
     for (path, text) in GENERATED {
         fs::write(root.join(path), text)?;
     }
+    let resolvers = RESOLVERS.map(|address| format!("nameserver {address}\n"));
+    fs::write(root.join("etc/resolv.conf"), resolvers.concat())?;
     for path in COPIED {
         match fs::copy(Path::new("/").join(path), root.join(path)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

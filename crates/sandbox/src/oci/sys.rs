@@ -3,14 +3,20 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::size_of;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
 
 pub(crate) const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 pub(crate) const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 pub(crate) const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
 pub(crate) const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+
+/// The name of a sandbox's network device.
+const TUNNEL: &CStr = c"egress";
 
 /// `libc` has it in a type that is too small.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -101,6 +107,64 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: SIOCSIFFLAGS reads an `ifreq`, which lives through the call.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } as i64)
+}
+
+/// Makes the network device through which this network namespace reaches the world, and returns the
+/// end from which its packets are read. All traffic that isn't for the namespace itself goes there.
+pub(crate) fn make_tunnel(address: Ipv4Addr, mtu: usize) -> io::Result<OwnedFd> {
+    // SAFETY: all-zero is a valid `ifreq`, and so it is in all that follow.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(TUNNEL.to_bytes()) {
+        *to = *from as libc::c_char;
+    }
+    let named = request;
+    let device = open_tunnels()?;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    ioctl(&device, libc::TUNSETIFF as libc::Ioctl, &raw const request)?;
+
+    let family = rustix::net::AddressFamily::INET;
+    let socket = rustix::net::socket(family, rustix::net::SocketType::DGRAM, None)?;
+    let mut request = named;
+    request.ifr_ifru.ifru_addr = socket_address(address);
+    ioctl(&socket, libc::SIOCSIFADDR as libc::Ioctl, &raw const request)?;
+    let mut request = named;
+    request.ifr_ifru.ifru_mtu = mtu as libc::c_int;
+    ioctl(&socket, libc::SIOCSIFMTU as libc::Ioctl, &raw const request)?;
+    let mut request = named;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    ioctl(&socket, libc::SIOCSIFFLAGS as libc::Ioctl, &raw const request)?;
+
+    // SAFETY: all-zero is a valid `rtentry`: no device, no gateway.
+    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+    route.rt_dst = socket_address(Ipv4Addr::UNSPECIFIED);
+    route.rt_genmask = socket_address(Ipv4Addr::UNSPECIFIED);
+    route.rt_flags = libc::RTF_UP;
+    route.rt_dev = TUNNEL.as_ptr().cast_mut();
+    ioctl(&socket, libc::SIOCADDRT as libc::Ioctl, &raw const route)?;
+    Ok(device)
+}
+
+/// Opens what such devices are made from.
+pub(crate) fn open_tunnels() -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::open("/dev/net/tun", flags, Mode::empty())?)
+}
+
+/// An `ioctl` that reads the structure which belongs to it.
+fn ioctl<T>(fd: &OwnedFd, request: libc::Ioctl, argument: *const T) -> io::Result<()> {
+    // SAFETY: the callers above give each request the structure it reads, which lives through it.
+    check(i64::from(unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) }))
+}
+
+fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
+    // SAFETY: all-zero is a valid `sockaddr`.
+    let mut bytes: libc::sockaddr = unsafe { std::mem::zeroed() };
+    bytes.sa_family = libc::AF_INET as libc::sa_family_t;
+    // Behind the port, which is zero.
+    for (to, from) in bytes.sa_data[2..].iter_mut().zip(address.octets()) {
+        *to = from as libc::c_char;
+    }
+    bytes
 }
 
 /// A `prctl` of integers only.

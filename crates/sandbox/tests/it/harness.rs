@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use serverledge_core::NetworkPolicy;
 use serverledge_sandbox::oci::{OciBackend, OciConfig};
 use serverledge_sandbox::{
     Backend, Call, CallError, CreateError, FunctionError, Sandbox, SandboxSpec, Shim,
@@ -69,6 +70,7 @@ impl Machine {
             code_dir,
             handler: "f.handler".to_owned(),
             preload: Vec::new(),
+            network: NetworkPolicy::None,
             memory_mb: 128,
             cpu: 0.0,
             slots: 1,

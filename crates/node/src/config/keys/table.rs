@@ -2,9 +2,11 @@
 
 use super::Effect::{None as NoEffect, Set as Sets};
 use super::Set::{
-    Bool, Choice, Duration, Integer, Networks, Number, Path, RuntimeImage, RuntimeLanguage,
+    Bool, Choice, Duration, Integer, Ipv4Networks, Networks, Number, Path, RuntimeImage, RuntimeLanguage,
     RuntimePath, Size, Text,
 };
+use serverledge_core::NetworkPolicy;
+
 use super::{Effect, Isolation, Key, LogFormat, SandboxBackend};
 
 /// Ten years of seconds: more is a mistake, and would overflow clocks.
@@ -86,6 +88,18 @@ pub(super) static KEYS: &[Key] = &[
     key("sandbox.prestart_max", "8",
         Sets(Integer(0..=1000, |c, v| c.sandbox.prestart_max = v as usize)),
         "To how many that number grows while functions find none ready."),
+
+    key("network.default", "egress",
+        Sets(Choice(&["none", "egress"], |c, v| c.network.default = match v {
+            "none" => NetworkPolicy::None,
+            _ => NetworkPolicy::Egress,
+        })),
+        "Whom functions without `Network` reach: nobody, or the world but not the node itself."),
+    key("network.deny", "", Sets(Ipv4Networks(|c, v| c.network.deny = v)),
+        "Networks that no function reaches, such as that of the site's databases."),
+    key("network.connections_max", "128",
+        Sets(Integer(1..=65536, |c, v| c.network.connections_max = v as usize)),
+        "Connections of a sandbox to the world at once."),
 
     key("container.pool.memory", "1024",
         Sets(Integer(1..=(1 << 32), |c, v| c.container.pool_memory_mb = v)),
