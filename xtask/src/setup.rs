@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 /// A file that tests use, and Debian's package that has it. Sandboxes see the host's `/usr` only,
 /// so an interpreter elsewhere on the machine doesn't count. `libc.a` links the executor.
-const NEEDED: [(&[&str], &str); 15] = [
+const NEEDED: &[(&[&str], &str)] = &[
     (&["/usr/bin/python3"], "python3"),
     (&["/usr/bin/node"], "nodejs"),
     (&["/usr/bin/javac"], "default-jdk-headless"),
@@ -24,6 +24,7 @@ const NEEDED: [(&[&str], &str); 15] = [
     (&["/usr/bin/g++"], "g++"),
     (&["/usr/bin/go", "/usr/local/go/bin/go"], "golang-go"),
     (&["/usr/bin/git"], "git"),
+    (&["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"], "iproute2"),
     (&["/usr/sbin/dockerd", "/usr/bin/dockerd"], "docker.io"),
     (&["/usr/bin/clang"], "clang"),
     (&["/usr/bin/wasm-ld"], "lld"),

@@ -94,7 +94,10 @@ wire! {
 
 /// `"none"`, `"egress"`, or rules such as `["10.0.0.0/8", "10.1.2.3:443", "dns"]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected \"none\", \"egress\" or a list of rules")]
+#[serde(
+    untagged,
+    expecting = "expected \"none\", \"egress\" or a list of rules"
+)]
 pub enum Network {
     /// One word.
     Word(String),

@@ -205,7 +205,10 @@ fn create_function(node: &Node, create: &Create) -> Result<(), Failure> {
 
 /// One word, or rules with commas between them. What they mean is the node's to say.
 fn network(argument: &str) -> Network {
-    let words: Vec<String> = argument.split(',').map(|word| word.trim().to_owned()).collect();
+    let words: Vec<String> = argument
+        .split(',')
+        .map(|word| word.trim().to_owned())
+        .collect();
     match <[String; 1]>::try_from(words) {
         Ok([word]) if word == "none" || word == "egress" => Network::Word(word),
         Ok([rule]) => Network::Rules(vec![rule]),

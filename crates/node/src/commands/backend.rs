@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use serverledge::config::{Config, Isolation, SandboxBackend};
-use serverledge_sandbox::{Backend, NetworkConfig};
 use serverledge_sandbox::docker::{DockerBackend, DockerConfig, Engine};
 use serverledge_sandbox::oci::{OciBackend, OciConfig, Reaped};
 use serverledge_sandbox::probe::Report;
 use serverledge_sandbox::process::ProcessBackend;
+use serverledge_sandbox::{Backend, NetworkConfig};
 use tracing::{info, warn};
 
 /// The backend that is configured, or the best that there is.
@@ -58,7 +58,7 @@ async fn builtin(config: &Config, report: &Report) -> anyhow::Result<Arc<dyn Bac
     let network = NetworkConfig {
         denied: config.network.deny.clone().into(),
         connections_max: config.network.connections_max,
-        ..NetworkConfig::default()
+        resolv_conf: config.network.resolv_conf.clone(),
     };
     let config = OciConfig {
         process_max: config.sandbox.processes_max,

@@ -183,7 +183,9 @@ impl Set {
             Self::Text(_) => "a text".into(),
             Self::Path(_) => "a path".into(),
             Self::Networks(_) => "addresses or networks like 10.0.0.0/8, with commas".into(),
-            Self::Ipv4Networks(_) => "IPv4 addresses or networks like 10.0.0.0/8, with commas".into(),
+            Self::Ipv4Networks(_) => {
+                "IPv4 addresses or networks like 10.0.0.0/8, with commas".into()
+            }
             Self::RuntimePath => "an absolute path".into(),
             Self::Choice(choices, _) => format!("one of {}", choices.join(", ")),
             Self::RuntimeImage => "the name of an image".into(),

@@ -159,6 +159,8 @@ pub struct Network {
     pub deny: Vec<Ipv4Network>,
     /// Connections of a sandbox at once; 128.
     pub connections_max: usize,
+    /// File that names the resolvers; /etc/resolv.conf.
+    pub resolv_conf: PathBuf,
 }
 
 impl Default for Network {
@@ -167,6 +169,7 @@ impl Default for Network {
             default: NetworkPolicy::Egress,
             deny: Vec::new(),
             connections_max: 128,
+            resolv_conf: "/etc/resolv.conf".into(),
         }
     }
 }

@@ -25,6 +25,7 @@ mod hostile;
 mod java;
 mod jsonata;
 mod lifecycle;
+mod network;
 mod preload;
 mod probe;
 mod programs;

@@ -73,7 +73,11 @@ mod tests {
     fn resolvers_take_their_turns() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("resolv.conf");
-        fs::write(&path, "# x\nsearch a\nnameserver 127.0.0.53\nnameserver ::1\n").unwrap();
+        fs::write(
+            &path,
+            "# x\nsearch a\nnameserver 127.0.0.53\nnameserver ::1\n",
+        )
+        .unwrap();
         let access = |policy| Access {
             policy,
             config: NetworkConfig {

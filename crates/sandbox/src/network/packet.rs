@@ -50,7 +50,10 @@ pub(super) fn parse(bytes: &[u8]) -> Option<(Flow, Content<'_>)> {
         }
         IpProtocol::Udp => {
             let udp = UdpPacket::new_checked(payload).ok()?;
-            ((udp.src_port(), udp.dst_port()), Content::Udp(udp.payload()))
+            (
+                (udp.src_port(), udp.dst_port()),
+                Content::Udp(udp.payload()),
+            )
         }
         _ => return None,
     };
@@ -69,16 +72,22 @@ pub(super) fn datagram(flow: &Flow, payload: &[u8]) -> Vec<u8> {
         dst_port: flow.from.port(),
     };
     let (source, target) = (*flow.to.ip(), *flow.from.ip());
-    compose(source, target, IpProtocol::Udp, UDP_HEADER + payload.len(), |bytes| {
-        udp.emit(
-            &mut UdpPacket::new_unchecked(bytes),
-            &source.into(),
-            &target.into(),
-            payload.len(),
-            |out| out.copy_from_slice(payload),
-            &ChecksumCapabilities::default(),
-        );
-    })
+    compose(
+        source,
+        target,
+        IpProtocol::Udp,
+        UDP_HEADER + payload.len(),
+        |bytes| {
+            udp.emit(
+                &mut UdpPacket::new_unchecked(bytes),
+                &source.into(),
+                &target.into(),
+                payload.len(),
+                |out| out.copy_from_slice(payload),
+                &ChecksumCapabilities::default(),
+            );
+        },
+    )
 }
 
 /// Tells the sandbox that a packet it has sent came to nothing. The packet may be cut to

@@ -213,11 +213,13 @@ impl Pipe {
     fn advance(&mut self, socket: &mut Socket<'_>, context: &mut Context<'_>) -> bool {
         let outwards = self.outwards(socket, context);
         let inwards = self.inwards(socket, context);
-        outwards.and_then(|out| Ok(inwards? || out)).unwrap_or_else(|_| {
-            let aborts = socket.is_open();
-            socket.abort();
-            aborts
-        })
+        outwards
+            .and_then(|out| Ok(inwards? || out))
+            .unwrap_or_else(|_| {
+                let aborts = socket.is_open();
+                socket.abort();
+                aborts
+            })
     }
 
     /// From the sandbox to the world.

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 use smoltcp::wire::Icmpv4DstUnreachable;
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
@@ -67,11 +69,11 @@ impl Flows {
         };
         answers.used = Instant::now();
         answers.last = bytes[..bytes.len().min(QUOTE)].to_vec();
-        match answers.socket.try_send(payload) {
-            // Full, or an error about an earlier one: datagrams get lost.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(reason(&error)),
-            Ok(_) => Ok(()),
+        // Past the runtime, which wouldn't know yet that a new socket has room.
+        match rustix::net::send(&answers.socket, payload, SendFlags::DONTWAIT) {
+            // Full: datagrams get lost.
+            Ok(_) | Err(Errno::WOULDBLOCK) => Ok(()),
+            Err(error) => Err(reason(&error.into())),
         }
     }
 

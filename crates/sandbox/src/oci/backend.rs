@@ -111,8 +111,9 @@ fn open_way(
     if *policy == NetworkPolicy::None {
         return Ok(());
     }
-    let device = tunnel
-        .map_err(|reason| CreateError::Isolation(format!("the sandbox has no network: {reason}")))?;
+    let device = tunnel.map_err(|reason| {
+        CreateError::Isolation(format!("the sandbox has no network: {reason}"))
+    })?;
     crate::network::serve(device, policy.clone(), config, end)
         .map_err(|source| CreateError::io("serving the sandbox's network", source))
 }
@@ -418,7 +419,10 @@ struct Pipes {
 fn way(socket: &OwnedFd) -> Way {
     match receive::<Tunnel>(socket) {
         Ok(Some((Tunnel { error: Some(error) }, _))) => Err(error),
-        Ok(Some((_, fds))) => fds.into_iter().next().ok_or_else(|| "it was lost".to_owned()),
+        Ok(Some((_, fds))) => fds
+            .into_iter()
+            .next()
+            .ok_or_else(|| "it was lost".to_owned()),
         Ok(None) => Err("none was asked for".to_owned()),
         Err(error) => Err(error.to_string()),
     }

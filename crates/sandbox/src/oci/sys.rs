@@ -126,13 +126,21 @@ pub(crate) fn make_tunnel(address: Ipv4Addr, mtu: usize) -> io::Result<OwnedFd> 
     let socket = rustix::net::socket(family, rustix::net::SocketType::DGRAM, None)?;
     let mut request = named;
     request.ifr_ifru.ifru_addr = socket_address(address);
-    ioctl(&socket, libc::SIOCSIFADDR as libc::Ioctl, &raw const request)?;
+    ioctl(
+        &socket,
+        libc::SIOCSIFADDR as libc::Ioctl,
+        &raw const request,
+    )?;
     let mut request = named;
     request.ifr_ifru.ifru_mtu = mtu as libc::c_int;
     ioctl(&socket, libc::SIOCSIFMTU as libc::Ioctl, &raw const request)?;
     let mut request = named;
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    ioctl(&socket, libc::SIOCSIFFLAGS as libc::Ioctl, &raw const request)?;
+    ioctl(
+        &socket,
+        libc::SIOCSIFFLAGS as libc::Ioctl,
+        &raw const request,
+    )?;
 
     // SAFETY: all-zero is a valid `rtentry`: no device, no gateway.
     let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
@@ -153,7 +161,9 @@ pub(crate) fn open_tunnels() -> io::Result<OwnedFd> {
 /// An `ioctl` that reads the structure which belongs to it.
 fn ioctl<T>(fd: &OwnedFd, request: libc::Ioctl, argument: *const T) -> io::Result<()> {
     // SAFETY: the callers above give each request the structure it reads, which lives through it.
-    check(i64::from(unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) }))
+    check(i64::from(unsafe {
+        libc::ioctl(fd.as_raw_fd(), request, argument)
+    }))
 }
 
 fn socket_address(address: Ipv4Addr) -> libc::sockaddr {

@@ -2,8 +2,8 @@
 
 use super::Effect::{None as NoEffect, Set as Sets};
 use super::Set::{
-    Bool, Choice, Duration, Integer, Ipv4Networks, Networks, Number, Path, RuntimeImage, RuntimeLanguage,
-    RuntimePath, Size, Text,
+    Bool, Choice, Duration, Integer, Ipv4Networks, Networks, Number, Path, RuntimeImage,
+    RuntimeLanguage, RuntimePath, Size, Text,
 };
 use serverledge_core::NetworkPolicy;
 
@@ -100,6 +100,9 @@ pub(super) static KEYS: &[Key] = &[
     key("network.connections_max", "128",
         Sets(Integer(1..=65536, |c, v| c.network.connections_max = v as usize)),
         "Connections of a sandbox to the world at once."),
+    key("network.resolv_conf", "/etc/resolv.conf",
+        Sets(Path(|c, v| c.network.resolv_conf = v)),
+        "File that names the resolvers which look up names for functions."),
 
     key("container.pool.memory", "1024",
         Sets(Integer(1..=(1 << 32), |c, v| c.container.pool_memory_mb = v)),

@@ -17,6 +17,7 @@ pub(crate) struct Function {
     concurrency: i16,
     timeout: Option<f64>,
     preload: Vec<String>,
+    network: Option<Value>,
     handler: String,
     files: Vec<(String, String)>,
 }
@@ -45,6 +46,7 @@ impl Function {
             concurrency: 1,
             timeout: None,
             preload: Vec::new(),
+            network: None,
             handler: handler.into(),
             files: Vec::new(),
         }
@@ -82,6 +84,11 @@ impl Function {
 
     pub(crate) fn preload(mut self, modules: &[&str]) -> Self {
         self.preload = modules.iter().map(|&module| module.into()).collect();
+        self
+    }
+
+    pub(crate) fn network(mut self, network: Value) -> Self {
+        self.network = Some(network);
         self
     }
 
@@ -130,6 +137,9 @@ impl Function {
         }
         if !self.preload.is_empty() {
             body["Preload"] = json!(self.preload);
+        }
+        if let Some(network) = &self.network {
+            body["Network"] = network.clone();
         }
         body
     }
