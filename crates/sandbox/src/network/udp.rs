@@ -3,17 +3,20 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use smoltcp::wire::Icmpv4DstUnreachable;
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use super::packet::{self, Flow, QUOTE};
 use super::reason;
+use crate::BoxFuture;
 
 /// How long a flow may be silent.
 const IDLE_MAX: Duration = Duration::from_secs(60);
@@ -21,6 +24,8 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 const DATAGRAM_MAX: usize = 65_507;
 /// Answers taken from a flow before it is another's turn.
 const ANSWERS_MAX: usize = 32;
+
+const EVENTS: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// All flows of a sandbox.
 pub(super) struct Flows {
@@ -30,7 +35,9 @@ pub(super) struct Flows {
 }
 
 struct Answers {
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
+    /// Resolves when there is an answer, or an error.
+    readiness: BoxFuture<'static, ()>,
     used: Instant,
     /// The beginning of what the sandbox has sent last, for errors about it.
     last: Vec<u8>,
@@ -58,6 +65,7 @@ impl Flows {
             let socket = connect(target).map_err(|error| reason(&error))?;
             self.make_room();
             let answers = Answers {
+                readiness: readiness(&socket),
                 socket,
                 used: Instant::now(),
                 last: Vec::new(),
@@ -97,10 +105,10 @@ impl Flows {
         let before = out.len();
         for (flow, answers) in &mut self.flows {
             for _ in 0..ANSWERS_MAX {
-                let Poll::Ready(_) = answers.socket.poll_recv_ready(context) else {
+                if answers.readiness.as_mut().poll(context).is_pending() {
                     break;
-                };
-                match answers.socket.try_recv(&mut self.buffer) {
+                }
+                match answers.receive(&mut self.buffer) {
                     Ok(size) => {
                         answers.used = Instant::now();
                         out.push(packet::datagram(flow, &self.buffer[..size]));
@@ -111,6 +119,7 @@ impl Flows {
                         out.extend(packet::unreachable(&answers.last, reason(&error)));
                     }
                 }
+                answers.readiness = readiness(&answers.socket);
             }
         }
         out.len() > before
@@ -123,7 +132,26 @@ impl Flows {
     }
 }
 
-fn connect(target: SocketAddr) -> io::Result<UdpSocket> {
+impl Answers {
+    /// Takes an answer or an error, of which the runtime knows no other way to tell.
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let socket = &self.socket;
+        socket.try_io(EVENTS, || {
+            let (size, _) = rustix::net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT)?;
+            Ok(size)
+        })
+    }
+}
+
+fn readiness(socket: &Arc<UdpSocket>) -> BoxFuture<'static, ()> {
+    let socket = Arc::clone(socket);
+    Box::pin(async move {
+        // An error means that the runtime is shutting down.
+        let _ = socket.ready(EVENTS).await;
+    })
+}
+
+fn connect(target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
     let any: IpAddr = match target {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -131,5 +159,5 @@ fn connect(target: SocketAddr) -> io::Result<UdpSocket> {
     let socket = std::net::UdpSocket::bind((any, 0))?;
     socket.connect(target)?;
     socket.set_nonblocking(true)?;
-    UdpSocket::from_std(socket)
+    UdpSocket::from_std(socket).map(Arc::new)
 }

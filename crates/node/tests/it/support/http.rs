@@ -152,7 +152,11 @@ pub(crate) fn read_response(stream: &mut impl Read, is_head: bool) -> io::Result
             break at;
         }
         let mut chunk = [0; 16 * 1024];
-        let count = stream.read(&mut chunk)?;
+        let count = match stream.read(&mut chunk) {
+            // With a time limit, the kernel doesn't begin again by itself.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            count => count?,
+        };
         if count == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
