@@ -34,6 +34,7 @@ const NEEDED: &[(&[&str], &str)] = &[
         &["/var/lib/dpkg/info/libclang-rt-dev-wasm32.list"],
         "libclang-rt-dev-wasm32",
     ),
+    (&["/usr/bin/etcd"], "etcd-server"),
     (
         &[
             "/usr/lib/x86_64-linux-gnu/libc.a",
@@ -48,7 +49,7 @@ const NEEDED: &[(&[&str], &str)] = &[
 /// The release that CI was written against; another one may judge otherwise.
 const DENY_VERSION: &str = "0.20.2";
 
-/// Interpreters, the C linker and Docker, with `apt-get`.
+/// Interpreters, the C linker, Docker and etcd, with `apt-get`.
 pub(crate) fn packages() -> anyhow::Result<()> {
     let missing: Vec<&str> = NEEDED
         .iter()

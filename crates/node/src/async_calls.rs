@@ -204,6 +204,9 @@ async fn run_one(node: &Arc<Node>, queued: Queued) {
         }
     }
     calls.pending.fetch_sub(1, Ordering::Relaxed);
+    if let Some(federation) = &node.federation {
+        federation.share_result(&id);
+    }
 }
 
 /// Runs the call until it has an answer; `None` when the node stops first.

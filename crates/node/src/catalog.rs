@@ -47,6 +47,12 @@ pub struct FunctionRecord {
     /// Whom it may talk to; `None` = the node's default.
     #[serde(default)]
     pub network: Option<Network>,
+    /// Architectures it runs on, if another node has said; empty = as its runtime.
+    #[serde(default)]
+    pub architectures: Vec<String>,
+    /// Revision of etcd under which it is there; `None` if it isn't.
+    #[serde(default)]
+    pub shared: Option<u64>,
 }
 
 /// One registered revision of a function, ready to be invoked.

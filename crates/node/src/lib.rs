@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod code;
 pub mod config;
 mod detached;
+pub mod federation;
 pub mod fetch;
 pub mod http;
 pub mod invoke;

@@ -23,6 +23,7 @@ use crate::async_calls::{self, AsyncCalls, AsyncConfig, Queue};
 use crate::catalog::{Catalog, Function, FunctionRecord};
 use crate::code::{CodeStore, Digest};
 use crate::config::Config;
+use crate::federation::{self, Federation};
 use crate::fetch::Fetcher;
 use crate::http::Room;
 use crate::invoke::Report;
@@ -47,6 +48,8 @@ pub struct Node {
     pub(crate) fetcher: Fetcher,
     /// Serialises changes of one name (by a hash of it), so that store, code and catalog agree.
     pub(crate) name_locks: Vec<tokio::sync::Mutex<()>>,
+    /// The fleet, if the node is in one.
+    pub(crate) federation: Option<Federation>,
     /// Memory for the bodies of requests.
     pub(crate) room: Room,
     /// Whether sandboxes are made from images.
@@ -139,6 +142,7 @@ impl Node {
             name_locks: std::iter::repeat_with(Default::default)
                 .take(NAME_LOCKS)
                 .collect(),
+            federation: Federation::new(&config),
             takes_images,
             network,
             last_request: AtomicU64::new(0),
@@ -159,6 +163,7 @@ impl Node {
     ) -> anyhow::Result<()> {
         let address = listener.local_addr()?;
         self.publish_address(address);
+        let fleet = federation::start(&self, address).await;
         info!(%address, node = self.identity.key, functions = self.catalog.names().len(), "ready");
         let janitor = tokio::spawn(janitor(Arc::clone(&self)));
         let dispatcher = tokio::spawn(async_calls::run(Arc::clone(&self), queue));
@@ -168,6 +173,9 @@ impl Node {
         };
         let requests = crate::http::serve(Arc::clone(&self), listener, told_to_stop).await;
 
+        if let Some(fleet) = &fleet {
+            fleet.leave();
+        }
         // No new work from here on. Asynchronous calls that wait stay in the store for the next
         // start, and so do those that are cut short.
         self.stopping.cancel();
@@ -187,6 +195,9 @@ impl Node {
             let _ = tokio::time::timeout(LAST_WORDS, running).await;
         }
         janitor.abort();
+        if let Some(fleet) = fleet {
+            fleet.stop().await;
+        }
         self.store.close().await;
         let _ = std::fs::remove_file(self.address_file());
         info!("stopped");

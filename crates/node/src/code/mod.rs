@@ -22,7 +22,7 @@ mod zipfile;
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -89,6 +89,8 @@ impl fmt::Debug for Digest {
 
 /// How the files of archives end. Tars are kept compressed, zips as they came.
 const TAR_SUFFIX: &str = ".tar.gz";
+/// How a compressed tar begins.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZIP_SUFFIX: &str = ".zip";
 const SUFFIXES: [&str; 2] = [TAR_SUFFIX, ZIP_SUFFIX];
 /// Whatever has this prefix was being made when the process ended.
@@ -134,7 +136,7 @@ impl CodeStore {
             Ok(Format::Zip) => ZIP_SUFFIX,
             _ => TAR_SUFFIX,
         };
-        let path = self.archive(&digest, suffix);
+        let path = self.path(&digest, suffix);
         if path.exists() {
             return Ok(digest);
         }
@@ -183,10 +185,32 @@ impl CodeStore {
         }
     }
 
+    /// The archive, to be handed on: a tar as such where that is not larger than `bytes_max`, since
+    /// not everybody reads compressed ones, else as it is kept. `None` if that is larger, too.
+    pub fn archive(&self, digest: &Digest, bytes_max: usize) -> Result<Option<Vec<u8>>, CodeError> {
+        let limit = bytes_max as u64 + 1;
+        let within = |bytes: Vec<u8>| (bytes.len() <= bytes_max).then_some(bytes);
+        let read = |source: &mut dyn io::Read| {
+            let mut bytes = Vec::new();
+            let path = self.directory.join(digest.as_str());
+            let read = source.take(limit).read_to_end(&mut bytes);
+            read.map_err(CodeError::io("reading the archive", &path))?;
+            Ok::<_, CodeError>(within(bytes))
+        };
+        let kept = read(&mut self.open_archive(digest)?)?;
+        match &kept {
+            Some(bytes) if bytes.starts_with(&GZIP_MAGIC) => {
+                let plain = read(&mut flate2::read::MultiGzDecoder::new(&bytes[..]))?;
+                Ok(plain.or(kept))
+            }
+            _ => Ok(kept),
+        }
+    }
+
     /// Removes an archive and its directory. Not being there is fine. Sandboxes that still use the
     /// directory lose their files: remove what nobody runs.
     pub fn remove(&self, digest: &Digest) -> Result<(), CodeError> {
-        for archive in SUFFIXES.map(|suffix| self.archive(digest, suffix)) {
+        for archive in SUFFIXES.map(|suffix| self.path(digest, suffix)) {
             match std::fs::remove_file(&archive) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(CodeError::io("removing", &archive)(error));
@@ -229,7 +253,7 @@ impl CodeStore {
     }
 
     fn open_archive(&self, digest: &Digest) -> Result<File, CodeError> {
-        for path in SUFFIXES.map(|suffix| self.archive(digest, suffix)) {
+        for path in SUFFIXES.map(|suffix| self.path(digest, suffix)) {
             match File::open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 opened => return opened.map_err(CodeError::io("opening", &path)),
@@ -284,7 +308,7 @@ impl CodeStore {
             .collect())
     }
 
-    fn archive(&self, digest: &Digest, suffix: &str) -> PathBuf {
+    fn path(&self, digest: &Digest, suffix: &str) -> PathBuf {
         self.directory.join(format!("{digest}{suffix}"))
     }
 

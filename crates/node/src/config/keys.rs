@@ -83,6 +83,8 @@ pub(super) enum Set {
     Networks(fn(&mut Config, Vec<Network>)),
     /// The same, IPv4 alone.
     Ipv4Networks(fn(&mut Config, Vec<Ipv4Network>)),
+    /// `host:port`, separated by commas; none is fine.
+    Endpoints(fn(&mut Config, Vec<String>)),
     RuntimePath,
     RuntimeLanguage,
     RuntimeImage,
@@ -143,6 +145,10 @@ impl Set {
                 let networks = value.as_text().and_then(|text| networks(&text));
                 networks.map(|networks| set(config, networks))
             }
+            Self::Endpoints(set) => {
+                let endpoints = value.as_text().and_then(|text| endpoints(&text));
+                endpoints.map(|endpoints| set(config, endpoints))
+            }
             Self::RuntimePath => {
                 let path = value
                     .as_text()
@@ -186,6 +192,7 @@ impl Set {
             Self::Ipv4Networks(_) => {
                 "IPv4 addresses or networks like 10.0.0.0/8, with commas".into()
             }
+            Self::Endpoints(_) => "host:port, several with commas".into(),
             Self::RuntimePath => "an absolute path".into(),
             Self::Choice(choices, _) => format!("one of {}", choices.join(", ")),
             Self::RuntimeImage => "the name of an image".into(),
@@ -210,6 +217,21 @@ fn networks<T: FromStr>(text: &str) -> Option<Vec<T>> {
     parts
         .filter(|part| !part.is_empty())
         .map(|part| part.parse().ok())
+        .collect()
+}
+
+/// The original's scheme is none; others write one.
+fn endpoints(text: &str) -> Option<Vec<String>> {
+    let parts = text.split(',').map(str::trim);
+    let endpoint = |part: &str| {
+        let part = part.strip_prefix("http://").unwrap_or(part);
+        let (host, port) = part.rsplit_once(':')?;
+        let is_host = !host.is_empty() && !host.contains(['/', '@', ' ', '?', '#']);
+        (is_host && port.parse::<u16>().is_ok_and(|port| port > 0)).then(|| part.to_owned())
+    };
+    parts
+        .filter(|part| !part.is_empty())
+        .map(endpoint)
         .collect()
 }
 

@@ -34,6 +34,8 @@ pub struct Config {
     pub async_calls: Async,
     /// Stopping: `shutdown.*`.
     pub shutdown: Shutdown,
+    /// What the nodes of a fleet share: `etcd.*`.
+    pub etcd: Etcd,
     /// Who this node is: `registry.*`.
     pub registry: Registry,
     /// Runtimes added or changed, by name in lower case: `runtime.<name>.*`.
@@ -59,6 +61,8 @@ pub struct Api {
     pub bodies_max: usize,
     /// Connections at once; 1000.
     pub connections_max: usize,
+    /// Address that other nodes are told; the one listened on, or that of the way to the world.
+    pub ip: Option<String>,
 }
 
 impl Default for Api {
@@ -71,6 +75,7 @@ impl Default for Api {
             create_body_max: 128 << 20,
             bodies_max: 256 << 20,
             connections_max: 1000,
+            ip: None,
         }
     }
 }
@@ -378,6 +383,13 @@ impl Default for Shutdown {
     }
 }
 
+/// What the nodes of a fleet share.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Etcd {
+    /// `host:port` of each endpoint; none: no fleet.
+    pub endpoints: Vec<String>,
+}
+
 /// Who this node is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registry {
@@ -385,6 +397,10 @@ pub struct Registry {
     pub area: String,
     /// Its key; made at the first start and kept.
     pub node_id: Option<String>,
+    /// How often everything is read from etcd, besides being watched; 30 s.
+    pub monitoring_interval: Duration,
+    /// Port where others ask for the status; 9876.
+    pub udp_port: u16,
 }
 
 impl Default for Registry {
@@ -392,6 +408,8 @@ impl Default for Registry {
         Self {
             area: "ROME".into(),
             node_id: None,
+            monitoring_interval: Duration::from_secs(30),
+            udp_port: 9876,
         }
     }
 }

@@ -357,8 +357,9 @@ fn the_originals_keys_are_accepted() {
         workflow: {offloading.policy.threshold: 0.5}\n";
     let (config, warnings) = load("a.yaml", text, &[]).unwrap();
     let text: Vec<_> = warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(warnings.len(), 8, "{text:#?}");
-    assert!(text[0].starts_with("etcd.address (in ") && text[0].contains("no effect yet"));
+    assert_eq!(warnings.len(), 7, "{text:#?}");
+    assert!(text[0].starts_with("cache.size (in ") && text[0].contains("no effect"));
+    assert_eq!(config.etcd.endpoints, ["localhost:2379"]);
     assert!(
         text.iter()
             .any(|line| line.contains("edgecloud has no effect yet")),
@@ -460,4 +461,24 @@ fn a_user_without_a_home_must_say_where_data_goes() {
             .unwrap()
             .is_absolute()
     );
+}
+
+#[test]
+fn endpoints_of_etcd_are_hosts_with_ports() {
+    let environment = |text: &str| load("a.yaml", &format!("etcd.address: '{text}'"), &[]);
+    let (config, _) = environment("http://localhost:1, b.example:2379").unwrap();
+    assert_eq!(config.etcd.endpoints, ["localhost:1", "b.example:2379"]);
+    let (config, _) = environment("").unwrap();
+    assert!(config.etcd.endpoints.is_empty());
+    for wrong in [
+        "a",
+        "a:0",
+        ":1",
+        "https://localhost:1",
+        "user@a:1",
+        "a:1/path",
+        "a:x",
+    ] {
+        assert!(environment(wrong).is_err(), "{wrong}");
+    }
 }

@@ -16,6 +16,8 @@ use tracing::error;
 use super::{JSON, Reply, TEXT, reply};
 use crate::async_calls::AcceptError;
 use crate::code::CodeError;
+use crate::federation::ShareError;
+use crate::federation::etcd::EtcdError;
 use crate::fetch::{Blame, FetchError};
 use crate::invoke::InvokeError;
 use crate::store::StoreError;
@@ -55,6 +57,10 @@ pub(crate) enum ApiError {
     Fetch(#[source] FetchError),
     #[error("the store failed")]
     Store(#[from] StoreError),
+    #[error("the function was not changed")]
+    Share(#[source] ShareError),
+    #[error("the fleet's registry can't be asked")]
+    Registry(#[from] EtcdError),
     #[error("the call was not accepted")]
     Accept(#[from] AcceptError),
     #[error("{error}")]
@@ -115,6 +121,17 @@ impl ApiError {
                 };
                 (status, title, error.hint())
             }
+            Self::Share(ShareError::TooLarge) => (
+                413,
+                "too large to share",
+                "functions of a fleet go through etcd: make its code smaller",
+            ),
+            Self::Share(ShareError::Etcd(_)) => (
+                503,
+                "etcd is away",
+                "functions can be called, but not changed until it is back; see etcd.address",
+            ),
+            Self::Registry(_) => (503, "etcd is away", "try again later; see etcd.address"),
             Self::Accept(AcceptError::TooMany(_)) => (429, "too many calls", "try again later"),
             _ => (
                 503,

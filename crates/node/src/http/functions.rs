@@ -17,9 +17,10 @@ use tracing::info;
 
 use super::error::ApiError;
 use super::{Body, Reply, json};
-use crate::catalog::FunctionRecord;
+use crate::catalog::{Function, FunctionRecord};
 use crate::code::Digest;
 use crate::detached::Detached;
+use crate::federation::ShareError;
 use crate::fetch::CodeUrl;
 use crate::node::Node;
 
@@ -60,11 +61,27 @@ async fn install(node: &Arc<Node>, spec: FunctionSpec, update: bool) -> Result<R
     let _guard = lock(node, &spec.name).await;
     check_new(node, &spec.name, update)?;
     let code = store_code(node, archive).await?;
-    let record = FunctionRecord { code, ..record };
+    let mut record = FunctionRecord { code, ..record };
     check_code(node, &record).await?;
+    if let Some(federation) = &node.federation {
+        let shared = federation.share(node, &record, !update).await;
+        record.shared = Some(shared.map_err(|error| not_shared(error, &spec.name))?);
+    }
+    put_in_place(node, record).await?;
+    Ok(json(&Created { name: &spec.name }))
+}
+
+fn not_shared(error: ShareError, name: &str) -> ApiError {
+    match error {
+        ShareError::Exists => ApiError::Exists(name.to_owned()),
+        error => ApiError::Share(error),
+    }
+}
+
+/// Makes the record what its name means from now on. Needs the name's lock.
+async fn put_in_place(node: &Node, record: FunctionRecord) -> Result<(), ApiError> {
     let name = record.name.clone();
-    let bytes =
-        serde_json::to_vec(&record).map_err(|error| crate::store::StoreError::encoding(&error))?;
+    let bytes = encode(&record)?;
     let function = node.function(record).ok_or(ApiError::InvalidRuntime)?;
     node.store.put_function(&name, bytes).await?;
     node.pool.expect(&function);
@@ -73,7 +90,68 @@ async fn install(node: &Arc<Node>, spec: FunctionSpec, update: bool) -> Result<R
     if let Some(former) = node.catalog.insert(function) {
         node.pool.retire(&former);
     }
-    Ok(json(&Created { name: &name }))
+    Ok(())
+}
+
+fn encode(record: &FunctionRecord) -> Result<Vec<u8>, ApiError> {
+    let bytes = serde_json::to_vec(record);
+    bytes.map_err(|error| crate::store::StoreError::encoding(&error).into())
+}
+
+/// Takes over a function as etcd has it under this revision, unless something newer is known.
+pub(crate) async fn adopt(
+    node: &Arc<Node>,
+    spec: FunctionSpec,
+    revision: u64,
+) -> Result<(), ApiError> {
+    let mut record = check(node, &spec)?;
+    record.architectures = spec.supported_archs.unwrap_or_default();
+    record.shared = Some(revision);
+    let archive = receive_code(node, spec.code).await?;
+    let _guard = lock(node, &spec.name).await;
+    if !is_older(node, &spec.name, revision) {
+        return Ok(());
+    }
+    record.code = store_code(node, archive).await?;
+    check_code(node, &record).await?;
+    put_in_place(node, record).await
+}
+
+/// Removes a function that etcd hasn't under this revision, unless something newer is known.
+pub(crate) async fn forget(node: &Arc<Node>, name: &str, revision: u64) -> Result<(), ApiError> {
+    let _guard = lock(node, name).await;
+    if is_older(node, name, revision) {
+        take_away(node, name).await?;
+    }
+    Ok(())
+}
+
+/// Notes that etcd has this revision of a function now. Its sandboxes stay.
+pub(crate) async fn mark_shared(
+    node: &Arc<Node>,
+    function: &Arc<Function>,
+    revision: u64,
+) -> Result<(), ApiError> {
+    let mut record = function.record.clone();
+    let name = record.name.clone();
+    record.shared = Some(revision);
+    let bytes = encode(&record)?;
+    let _guard = lock(node, &name).await;
+    let current = node.catalog.function(&name);
+    if let Some(mut marked) = node.function(record)
+        && current.is_some_and(|current| current.id == function.id)
+    {
+        marked.id = function.id;
+        node.store.put_function(&name, bytes).await?;
+        node.catalog.insert(Arc::new(marked));
+    }
+    Ok(())
+}
+
+/// Whether what this node knows of a name is older than a revision of etcd.
+fn is_older(node: &Node, name: &str, revision: u64) -> bool {
+    let known = node.catalog.function(name);
+    known.is_none_or(|known| known.record.shared.is_none_or(|shared| shared < revision))
 }
 
 fn check_new(node: &Node, name: &str, update: bool) -> Result<(), ApiError> {
@@ -95,11 +173,21 @@ async fn remove(node: &Arc<Node>, spec: &FunctionSpec) -> Result<Reply, ApiError
     if node.catalog.function(&spec.name).is_none() {
         return Err(ApiError::UnknownDeletion);
     }
-    node.store.delete_function(&spec.name).await?;
-    if let Some(former) = node.catalog.remove(&spec.name) {
+    if let Some(federation) = &node.federation {
+        let withdrawn = federation.withdraw(&spec.name).await;
+        withdrawn.map_err(|error| ApiError::Share(error.into()))?;
+    }
+    take_away(node, &spec.name).await?;
+    Ok(json(&Deleted { name: &spec.name }))
+}
+
+/// Forgets a function and its sandboxes. Needs the name's lock.
+async fn take_away(node: &Node, name: &str) -> Result<(), ApiError> {
+    node.store.delete_function(name).await?;
+    if let Some(former) = node.catalog.remove(name) {
         node.pool.retire(&former);
     }
-    Ok(json(&Deleted { name: &spec.name }))
+    Ok(())
 }
 
 /// All names.
@@ -161,6 +249,8 @@ fn check(node: &Node, spec: &FunctionSpec) -> Result<FunctionRecord, ApiError> {
         timeout_seconds,
         preload: spec.preload.clone(),
         network: spec.network.clone(),
+        architectures: Vec::new(),
+        shared: None,
     })
 }
 

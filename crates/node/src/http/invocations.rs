@@ -33,7 +33,10 @@ pub(super) async fn invoke(
     body: Body,
 ) -> Result<Reply, ApiError> {
     let arrival = Instant::now();
-    let function = function(node, raw_name).ok_or(ApiError::UnknownFunction)?;
+    let function = match function(node, raw_name) {
+        Some(function) => function,
+        None => fleet_function(node, raw_name).await?,
+    };
     let body = body.read().await?;
     let request: InvokeRequest = serverledge_api::decode(&body)?;
     let params = request
@@ -91,7 +94,7 @@ async fn detached(
 }
 
 /// The result of an asynchronous call, byte for byte as it was stored.
-pub(super) fn poll(node: &Node, raw_id: &str) -> Result<Reply, ApiError> {
+pub(super) async fn poll(node: &Node, raw_id: &str) -> Result<Reply, ApiError> {
     let mut pending = false;
     for id in path::names(raw_id) {
         if let Some(result) = node.async_calls.result(&id)? {
@@ -100,6 +103,11 @@ pub(super) fn poll(node: &Node, raw_id: &str) -> Result<Reply, ApiError> {
         pending |= node.async_calls.is_pending(&id)?;
     }
     let id = path::names(raw_id).last().unwrap_or_default().into_owned();
+    if let Some(federation) = node.federation.as_ref().filter(|_| !pending)
+        && let Some(result) = federation.find_result(&id).await?
+    {
+        return Ok(reply(StatusCode::OK, JSON, result));
+    }
     Err(ApiError::NoResult { id, pending })
 }
 
@@ -151,6 +159,16 @@ fn load_average() -> [f64; 3] {
 
 fn function(node: &Node, raw_name: &str) -> Option<Arc<Function>> {
     path::names(raw_name).find_map(|name| node.catalog.function(&name))
+}
+
+/// A function that another node may have registered a moment ago.
+async fn fleet_function(node: &Arc<Node>, raw_name: &str) -> Result<Arc<Function>, ApiError> {
+    if let Some(federation) = &node.federation {
+        for name in path::names(raw_name) {
+            federation.fetch_function(node, &name).await;
+        }
+    }
+    function(node, raw_name).ok_or(ApiError::UnknownFunction)
 }
 
 /// What the original's load balancer reads from every reply to an invocation.

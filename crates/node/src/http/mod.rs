@@ -3,7 +3,8 @@
 
 mod body;
 mod error;
-mod functions;
+mod fleet;
+pub(crate) mod functions;
 mod invocations;
 mod path;
 
@@ -114,7 +115,7 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
     }
     if let Some(id) = path.strip_prefix("/poll/").filter(|id| !id.is_empty()) {
         allow(&head.method, Method::GET)?;
-        return invocations::poll(&node, id);
+        return invocations::poll(&node, id).await;
     }
     match path {
         "/create" | "/update" => {
@@ -141,6 +142,10 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
         "/prewarm" => {
             allow(&head.method, Method::POST)?;
             invocations::prewarm(&node, body).await
+        }
+        "/v1/nodes" => {
+            allow(&head.method, Method::GET)?;
+            Ok(fleet::nodes(&node))
         }
         "/status" => {
             allow(&head.method, Method::GET)?;

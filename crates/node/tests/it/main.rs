@@ -21,6 +21,7 @@ mod confined;
 mod disk;
 mod docker;
 mod documents;
+mod etcd;
 mod hostile;
 mod java;
 mod jsonata;

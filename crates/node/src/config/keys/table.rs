@@ -2,7 +2,7 @@
 
 use super::Effect::{None as NoEffect, Set as Sets};
 use super::Set::{
-    Bool, Choice, Duration, Integer, Ipv4Networks, Networks, Number, Path, RuntimeImage,
+    Bool, Choice, Duration, Endpoints, Integer, Ipv4Networks, Networks, Number, Path, RuntimeImage,
     RuntimeLanguage, RuntimePath, Size, Text,
 };
 use serverledge_core::NetworkPolicy;
@@ -51,8 +51,8 @@ pub(super) static KEYS: &[Key] = &[
     key("api.connections_max", "1000",
         Sets(Integer(1..=MANY, |c, v| c.api.connections_max = v as usize)),
         "Connections to the API at once; more wait to be accepted."),
-    key("api.ip", "", NoEffect(FEDERATION),
-        "Address that other nodes are told."),
+    key("api.ip", "", Sets(Text(|c, v| c.api.ip = Some(v).filter(|v| !v.is_empty()))),
+        "Address that other nodes are told; else the one listened on."),
 
     key("storage.path", "(/var/lib/serverledge for root, else $XDG_DATA_HOME/serverledge)",
         Sets(Path(|c, v| c.storage.path = v)),
@@ -199,13 +199,16 @@ pub(super) static KEYS: &[Key] = &[
     key("registry.remote.area", "", NoEffect(FEDERATION), "Area of the cloud."),
     key("registry.nearby.interval", "20", NoEffect(FEDERATION),
         "How often peers are asked for their status, seconds."),
-    key("registry.monitoring.interval", "30", NoEffect(FEDERATION),
-        "How often the registry is read, seconds."),
-    key("registry.udp.port", "9876", NoEffect(FEDERATION), "Port where peers ask for the status."),
+    key("registry.monitoring.interval", "30",
+        Sets(Duration(0.1..=YEARS, |c, v| c.registry.monitoring_interval = v)),
+        "How often the registry is read as a whole, besides being watched."),
+    key("registry.udp.port", "9876",
+        Sets(Integer(1..=65535, |c, v| c.registry.udp_port = v as u16)),
+        "Port where peers ask for the status."),
     key("registry.ttl", "", NoEffect(DEAD), "Documented by the original, which does not have it."),
-    key("etcd.address", "", NoEffect("has no effect yet: this version keeps everything in storage.path"),
-        "Address of etcd."),
-    key("node.architecture", "(the machine's)", NoEffect(FEDERATION),
+    key("etcd.address", "", Sets(Endpoints(|c, v| c.etcd.endpoints = v)),
+        "Endpoints of etcd, which makes nodes a fleet; none: a node of its own."),
+    key("node.architecture", "(the machine's)", NoEffect("has no effect: other nodes are told the machine's"),
         "Architecture that other nodes are told."),
     key("offloading.cache.validity", "60", NoEffect(FEDERATION),
         "How long the choice of a neighbour holds, seconds."),

@@ -1,12 +1,14 @@
 //! What the tests are written in: a node to start, functions to register on it, plain HTTP to talk
 //! to it, and a look at the machine underneath.
 
+pub(crate) mod etcd;
 pub(crate) mod function;
 pub(crate) mod http;
 pub(crate) mod machine;
 pub(crate) mod node;
 pub(crate) mod server;
 
+pub(crate) use etcd::{Etcd, etcd};
 pub(crate) use function::{Function, javascript, python, zip};
 pub(crate) use node::{Node, node};
 

@@ -1,0 +1,180 @@
+//! Members of the fleet, as the registry has them: `registry/<area>/<arch>/<key>` for a node,
+//! `registry/<area>/__lb/<arch>/<key>` for a load balancer, `ip;apiPort;udpPort;arch` for both.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::etcd::{Entry, Event};
+use super::follow::Change;
+
+/// What begins the keys of members.
+pub(super) const PREFIX: &str = "registry/";
+
+/// In the place of an architecture: a load balancer's follows.
+const BALANCER: &str = "__lb";
+
+/// A node or load balancer that has registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its own name.
+    pub key: String,
+    /// Where it is.
+    pub area: String,
+    /// Whether it is a load balancer.
+    pub is_balancer: bool,
+    /// Address or name.
+    pub host: String,
+    /// Port of its API.
+    pub api_port: u16,
+    /// Port where it tells its status.
+    pub udp_port: u16,
+    /// `amd64`, `arm64`.
+    pub architecture: String,
+}
+
+impl Member {
+    /// As the registry has it; `None` for what is no member.
+    fn parse(key: &str, value: &[u8]) -> Option<Self> {
+        let mut path = key.strip_prefix(PREFIX)?.split('/');
+        let area = path.next()?;
+        let is_balancer = path.clone().next()? == BALANCER;
+        let name = path.next_back()?;
+        let mut fields = std::str::from_utf8(value).ok()?.split(';');
+        let host = fields.next().filter(|host| !host.is_empty())?;
+        Some(Self {
+            key: name.to_owned(),
+            area: area.to_owned(),
+            is_balancer,
+            host: host.to_owned(),
+            api_port: fields.next()?.parse().ok()?,
+            udp_port: fields.next()?.parse().ok()?,
+            // Not the path's: the original's nodes write there what their configuration says.
+            architecture: fields.next()?.to_owned(),
+        })
+    }
+
+    /// Where the registry has it.
+    pub(super) fn path(&self) -> String {
+        let Self {
+            key,
+            area,
+            architecture,
+            ..
+        } = self;
+        let kind = if self.is_balancer { "__lb/" } else { "" };
+        format!("{PREFIX}{area}/{kind}{architecture}/{key}")
+    }
+
+    /// What the registry says of it.
+    pub(super) fn value(&self) -> String {
+        let Self {
+            host,
+            api_port,
+            udp_port,
+            architecture,
+            ..
+        } = self;
+        format!("{host};{api_port};{udp_port};{architecture}")
+    }
+}
+
+/// Who is there, by key in the registry: a copy in memory.
+#[derive(Debug, Default)]
+pub struct Members {
+    all: RwLock<Arc<BTreeMap<String, Member>>>,
+}
+
+impl Members {
+    /// Everybody, this node included. A snapshot; cheap.
+    pub fn all(&self) -> Arc<BTreeMap<String, Member>> {
+        Arc::clone(&self.all.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes over what the registry says. While it says nothing, those who were there are taken to
+    /// be still there: whether they are shows when they are asked.
+    pub(super) fn change(&self, change: Change) {
+        let mut all = match &change {
+            Change::Listed(..) => BTreeMap::new(),
+            Change::Event(_) => BTreeMap::clone(&self.all()),
+            Change::Away => return,
+        };
+        let mut add = |entry: Entry| match Member::parse(&entry.key, &entry.value) {
+            Some(member) => drop(all.insert(entry.key, member)),
+            None => drop(all.remove(&entry.key)),
+        };
+        match change {
+            Change::Listed(entries, _) => entries.into_iter().for_each(add),
+            Change::Event(Event::Put(entry)) => add(entry),
+            Change::Event(Event::Deleted(key, _)) => drop(all.remove(&key)),
+            Change::Away => {}
+        }
+        *self.all.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(all);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(key: &str, value: &str) -> Entry {
+        Entry {
+            key: key.into(),
+            value: value.into(),
+            revision: 1,
+        }
+    }
+
+    /// Recorded from the Go original.
+    const RECORDED: [(&str, &str); 3] = [
+        ("registry/CLOUD/amd64/peer", "127.0.0.1;1996;9996;amd64"),
+        (
+            "registry/EDGE/__lb/amd64/9kxaAkD7UXBJZvh5XbeoK1795427298436106402",
+            "192.0.2.2;1330;9876;amd64",
+        ),
+        ("registry/ROME/amd64/node-a", "192.0.2.2;1323;9876;amd64"),
+    ];
+
+    #[test]
+    fn what_the_original_registers_is_read_and_written() {
+        for (key, value) in RECORDED {
+            let member = Member::parse(key, value.as_bytes()).unwrap();
+            assert_eq!(
+                (member.path().as_str(), member.value().as_str()),
+                (key, value)
+            );
+            assert_eq!(member.is_balancer, key.contains("__lb"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_member_is_left_out() {
+        for (key, value) in [
+            ("registry/ROME/amd64/a", "127.0.0.1;1;2"),
+            ("registry/ROME/amd64/a", "127.0.0.1;http;2;amd64"),
+            ("registry/ROME/amd64/a", ";1;2;amd64"),
+            ("registry/ROME", "127.0.0.1;1;2;amd64"),
+            ("function/f", "{}"),
+        ] {
+            assert_eq!(Member::parse(key, value.as_bytes()), None, "{key} {value}");
+        }
+    }
+
+    #[test]
+    fn members_come_and_go() {
+        let members = Members::default();
+        let listed = RECORDED.map(|(key, value)| entry(key, value));
+        members.change(Change::Listed(listed.to_vec(), 1));
+        assert_eq!(members.all().len(), 3);
+        members.change(Change::Event(Event::Deleted(RECORDED[0].0.into(), 2)));
+        assert_eq!(members.all().len(), 2);
+        members.change(Change::Away);
+        assert_eq!(members.all().len(), 2);
+        members.change(Change::Event(Event::Put(entry(
+            RECORDED[0].0,
+            "h;1;2;arm64",
+        ))));
+        assert_eq!(members.all()[RECORDED[0].0].architecture, "arm64");
+        members.change(Change::Listed(vec![listed[1].clone()], 9));
+        assert_eq!(members.all().len(), 1);
+    }
+}

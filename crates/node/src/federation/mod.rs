@@ -1,0 +1,202 @@
+//! The fleet: who is in it, which functions it has, and where results are, by way of etcd.
+//!
+//! Everything that calls need is in memory and follows etcd's watches, so that nothing here is on
+//! the path of a call of a known function, and an etcd that is away stops nobody: what is known
+//! stays, what can wait waits, and all is caught up with when etcd is back. What can't be done
+//! without it is to change functions: an acknowledged change is known to the fleet.
+
+pub(crate) mod etcd;
+mod follow;
+mod functions;
+mod member;
+mod registration;
+mod results;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::warn;
+
+use self::etcd::{Etcd, EtcdError, Values};
+pub use self::functions::ShareError;
+pub use self::member::{Member, Members};
+use self::results::Outbox;
+use crate::catalog::FunctionRecord;
+use crate::config::Config;
+use crate::node::Node;
+
+/// How long a start waits for etcd to tell which functions there are.
+const FIRST_READ_MAX: Duration = Duration::from_secs(3);
+
+/// How long a stop waits for results to be sent.
+const LAST_RESULTS_MAX: Duration = Duration::from_secs(2);
+
+/// Changes on their way to where they belong.
+const CHANGES_MAX: usize = 64;
+
+/// What a node with `etcd.address` has.
+pub struct Federation {
+    etcd: Arc<Etcd>,
+    members: Members,
+    outbox: Outbox,
+}
+
+/// Tasks of a running node.
+pub(crate) struct Running {
+    node: Arc<Node>,
+    registration: AbortOnDropHandle<()>,
+    leaving: CancellationToken,
+    _tasks: JoinSet<()>,
+}
+
+impl Federation {
+    /// `None` without `etcd.address`. Connects to nothing yet.
+    pub(crate) fn new(config: &Config) -> Option<Self> {
+        let endpoints = config.etcd.endpoints.clone();
+        (!endpoints.is_empty()).then(|| Self {
+            etcd: Arc::new(Etcd::new(endpoints)),
+            members: Members::default(),
+            outbox: Outbox::default(),
+        })
+    }
+
+    /// Who is in the fleet, as far as is known.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Puts a function into etcd; its revision since.
+    pub(crate) async fn share(
+        &self,
+        node: &Arc<Node>,
+        record: &FunctionRecord,
+        new: bool,
+    ) -> Result<u64, ShareError> {
+        functions::put(&self.etcd, node, record, new).await
+    }
+
+    /// Removes a function from etcd.
+    pub(crate) async fn withdraw(&self, name: &str) -> Result<(), EtcdError> {
+        functions::delete(&self.etcd, name).await
+    }
+
+    /// Takes over a function that this node doesn't know, if the fleet does.
+    pub(crate) async fn fetch_function(&self, node: &Arc<Node>, name: &str) {
+        // An error has been logged, once, by who met it first.
+        let _ = functions::fetch(&self.etcd, node, name).await;
+    }
+
+    /// Lets the fleet have the result of the call `id`, which is in the store, soon.
+    pub(crate) fn share_result(&self, id: &str) {
+        self.outbox.add(id);
+    }
+
+    /// The result of a call that some node has run.
+    pub(crate) async fn find_result(&self, id: &str) -> Result<Option<Vec<u8>>, EtcdError> {
+        results::find(&self.etcd, id).await
+    }
+}
+
+/// Joins the fleet with the API at `address`, if the node is to be in one. The functions of the
+/// fleet are known when this returns, if etcd answers.
+pub(crate) async fn start(node: &Arc<Node>, address: SocketAddr) -> Option<Running> {
+    let federation = node.federation.as_ref()?;
+    let refresh = node.config.registry.monitoring_interval;
+    let mut tasks = JoinSet::new();
+    let mut follow = |prefix, values| {
+        let (sender, receiver) = mpsc::channel(CHANGES_MAX);
+        let etcd = Arc::clone(&federation.etcd);
+        tasks.spawn(follow::follow(etcd, prefix, values, refresh, sender));
+        receiver
+    };
+    let functions = follow(functions::PREFIX, Values::Left);
+    let mut members = follow(member::PREFIX, Values::Included);
+    let (told, mut read) = watch::channel(false);
+    let etcd = Arc::clone(&federation.etcd);
+    tasks.spawn(functions::mirror(Arc::clone(node), etcd, functions, told));
+    let this = Arc::clone(node);
+    tasks.spawn(async move {
+        while let (Some(change), Some(federation)) = (members.recv().await, &this.federation) {
+            federation.members.change(change);
+        }
+    });
+    let this = Arc::clone(node);
+    tasks.spawn(async move {
+        if let Some(federation) = &this.federation {
+            let retention = this.config.async_calls.retention;
+            let (outbox, etcd) = (&federation.outbox, &federation.etcd);
+            outbox.send(etcd, &this.store, retention).await;
+        }
+    });
+    if tokio::time::timeout(FIRST_READ_MAX, read.wait_for(|read| *read))
+        .await
+        .is_err()
+    {
+        warn!("etcd doesn't tell which functions there are; starting with those known");
+    }
+    let leaving = CancellationToken::new();
+    let registration = registration::keep(
+        Arc::clone(&federation.etcd),
+        own_entry(node, address),
+        leaving.clone(),
+    );
+    Some(Running {
+        node: Arc::clone(node),
+        registration: AbortOnDropHandle::new(tokio::spawn(registration)),
+        leaving,
+        _tasks: tasks,
+    })
+}
+
+impl Running {
+    /// Begins to leave: others are told to send no more calls.
+    pub(crate) fn leave(&self) {
+        self.leaving.cancel();
+    }
+
+    /// Ends everything, after a moment for results that are on their way.
+    pub(crate) async fn stop(self) {
+        self.leave();
+        let outbox = self.node.federation.as_ref().map(|it| &it.outbox);
+        let sent = async {
+            while outbox.is_some_and(|outbox| !outbox.is_empty()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let _ = self.registration.await;
+        };
+        let _ = tokio::time::timeout(LAST_RESULTS_MAX, sent).await;
+    }
+}
+
+/// What others are told of this node.
+fn own_entry(node: &Node, address: SocketAddr) -> Member {
+    let config = &node.config;
+    let host = match &config.api.ip {
+        Some(ip) => ip.clone(),
+        None if address.ip().is_unspecified() => outbound_address(),
+        None => address.ip().to_string(),
+    };
+    Member {
+        key: node.identity.key.clone(),
+        area: node.identity.area.clone(),
+        is_balancer: false,
+        host,
+        api_port: address.port(),
+        udp_port: config.registry.udp_port,
+        architecture: node.identity.architecture.to_owned(),
+    }
+}
+
+/// This machine's address on the way to the world. Nothing is sent to find it.
+fn outbound_address() -> String {
+    let connected = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    connected.map_or("127.0.0.1".into(), |address| address.ip().to_string())
+}
