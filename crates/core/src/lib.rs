@@ -9,6 +9,7 @@ mod estimate;
 mod function;
 mod ledger;
 mod network;
+pub mod policy;
 mod scheduler;
 mod time;
 

@@ -15,6 +15,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
+use crate::catalog::Function;
+use crate::federation::offload::Along;
+use crate::federation::route::route;
 use crate::invoke::{Fault, Invocation, InvokeError, invoke, unix_now};
 use crate::node::Node;
 use crate::store::{Store, StoreError};
@@ -38,6 +41,9 @@ struct Accepted {
     function: String,
     params: Box<serde_json::value::RawValue>,
     return_output: bool,
+    /// Whether another node may run it.
+    #[serde(default)]
+    can_offload: bool,
     accepted_unix: f64,
 }
 
@@ -110,13 +116,14 @@ impl AsyncCalls {
         function: &str,
         params: &[u8],
         return_output: bool,
+        can_offload: bool,
     ) -> Result<(), AcceptError> {
         let before = self.pending.fetch_add(1, Ordering::Relaxed);
         if before >= self.config.pending_max {
             self.pending.fetch_sub(1, Ordering::Relaxed);
             return Err(AcceptError::TooMany(before));
         }
-        let written = match encode(function, params, return_output) {
+        let written = match encode(function, params, return_output, can_offload) {
             Ok(record) => self.store.accept_call(id, record).await,
             Err(error) => Err(error),
         };
@@ -142,7 +149,12 @@ impl AsyncCalls {
     }
 }
 
-fn encode(function: &str, params: &[u8], return_output: bool) -> Result<Vec<u8>, StoreError> {
+fn encode(
+    function: &str,
+    params: &[u8],
+    return_output: bool,
+    can_offload: bool,
+) -> Result<Vec<u8>, StoreError> {
     let text = String::from_utf8_lossy(params).into_owned();
     let record = serde_json::value::RawValue::from_string(text).and_then(|params| {
         let function = function.to_owned();
@@ -150,6 +162,7 @@ fn encode(function: &str, params: &[u8], return_output: bool) -> Result<Vec<u8>,
             function,
             params,
             return_output,
+            can_offload,
             accepted_unix: unix_now(),
         };
         serde_json::to_vec(&accepted)
@@ -249,12 +262,9 @@ async fn attempt(
                 counted = count(&calls.store, id).await;
             }
         };
-        let error = match invoke(node, &function, invocation, count).await {
-            Ok(report) => {
-                return Ok(Some(stored(Stored {
-                    reply: node.reply(report),
-                    error: None,
-                })));
+        let error = match run_call(node, &function, invocation, count, accepted.can_offload).await {
+            Ok(reply) => {
+                return Ok(Some(stored(Stored { reply, error: None })));
             }
             Err(InvokeError::ShuttingDown) => break,
             Err(error) => error,
@@ -270,6 +280,27 @@ async fn attempt(
         calls.store.withdraw_attempt(id).await?;
     }
     Ok(None)
+}
+
+/// Runs the call where the policy wants it. `count` is awaited before it begins.
+async fn run_call(
+    node: &Arc<Node>,
+    function: &Arc<Function>,
+    invocation: Invocation,
+    count: impl Future<Output = ()>,
+    can_offload: bool,
+) -> Result<InvokeReply, InvokeError> {
+    let fleet = node.federation.as_ref();
+    let Some((fleet, policy)) = fleet.and_then(|it| Some((it, it.policy()?))) else {
+        let report = invoke(node, function, invocation, count).await?;
+        return Ok(node.reply(report));
+    };
+    count.await;
+    let sending = (can_offload, Along::default());
+    match route(node, fleet, policy, function, invocation, sending).await {
+        Ok(routed) => Ok(routed.reply),
+        Err(unrouted) => Err(unrouted.error),
+    }
 }
 
 /// Whether it could be written. If not (the disk is full, say), the call is run all the same.

@@ -14,7 +14,7 @@ use crate::node::Node;
 use crate::pool::{Lease, Refusal};
 
 /// One call of a function.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Invocation {
     /// Identity of the call, shown to the function and in errors.
     pub request_id: String,
@@ -73,6 +73,30 @@ pub enum InvokeError {
     /// The function ran for longer than it may.
     #[error("the function ran for longer than its limit of {} s and was stopped", .0.as_secs_f64())]
     TimedOut(Duration),
+    /// Neither this node nor another took it.
+    #[error("the call was not accepted: {why}")]
+    Unplaced {
+        /// Which policy looked for a place.
+        policy: &'static str,
+        /// What it tried, and what became of that.
+        why: String,
+    },
+    /// It failed on another node.
+    #[error("on the node {node}: {}", .problem.detail)]
+    Elsewhere {
+        /// Which.
+        node: String,
+        /// What that says.
+        problem: Box<serverledge_api::Problem>,
+    },
+    /// It was sent to another node, which gave no (true) answer.
+    #[error("the node {node}, where the call was sent, broke off")]
+    Lost {
+        /// Which.
+        node: String,
+        /// How.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 /// Whose doing an error is; statuses, retries and metrics follow from it.
@@ -95,7 +119,13 @@ impl InvokeError {
                 CreateError::Load(_) | CreateError::Died(_) => Fault::Function,
                 _ => Fault::Platform,
             },
-            Self::Dropped(_) | Self::ShuttingDown => Fault::Platform,
+            // Others answer 500 for what a function has done.
+            Self::Elsewhere { problem, .. } if problem.status == 500 => Fault::Function,
+            Self::Dropped(_)
+            | Self::ShuttingDown
+            | Self::Unplaced { .. }
+            | Self::Elsewhere { .. }
+            | Self::Lost { .. } => Fault::Platform,
         }
     }
 }

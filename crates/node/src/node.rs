@@ -383,7 +383,11 @@ fn scheduler_config(config: &Config) -> SchedulerConfig {
         memory_mb: config.container.pool_memory_mb,
         cpus: config.container.pool_cpus,
         keep_alive: config.container.expiration,
-        queue_capacity: config.scheduler.queue_capacity,
+        // A call for which there is no room goes elsewhere, and waits for none here.
+        queue_capacity: match Federation::policy_of(config) {
+            Some(_) => 0,
+            None => config.scheduler.queue_capacity,
+        },
         wait_capacity: config.scheduler.wait_capacity,
         queue_timeout: config.scheduler.queue_timeout,
         starts_max: config.scheduler.starts_max,

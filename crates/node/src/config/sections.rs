@@ -229,6 +229,8 @@ pub struct Scheduler {
     pub wait_capacity: usize,
     /// Sandboxes started at once; 16.
     pub starts_max: usize,
+    /// Whether calls run here that find no other place; false.
+    pub fallback_local: bool,
 }
 
 impl Default for Scheduler {
@@ -239,6 +241,7 @@ impl Default for Scheduler {
             queue_timeout: Duration::from_secs(30),
             wait_capacity: 1000,
             starts_max: 16,
+            fallback_local: false,
         }
     }
 }
@@ -401,6 +404,8 @@ pub struct Registry {
     pub monitoring_interval: Duration,
     /// Port where others ask for the status; 9876.
     pub udp_port: u16,
+    /// Area of the cloud; none.
+    pub remote_area: Option<String>,
 }
 
 impl Default for Registry {
@@ -410,6 +415,7 @@ impl Default for Registry {
             node_id: None,
             monitoring_interval: Duration::from_secs(30),
             udp_port: 9876,
+            remote_area: None,
         }
     }
 }

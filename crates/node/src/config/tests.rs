@@ -362,13 +362,14 @@ fn the_originals_keys_are_accepted() {
     assert_eq!(config.etcd.endpoints, ["localhost:2379"]);
     assert!(
         text.iter()
-            .any(|line| line.contains("edgecloud has no effect yet")),
+            .any(|line| line.contains("edgecloud has nowhere to send calls")),
         "{text:#?}"
     );
     assert_eq!(config.scheduler.policy, "edgecloud");
     for (policy, count) in [
         ("default", 0),
         ("LocalOnly", 0),
+        ("cloudonly", 1),
         ("qosaware", 1),
         ("fastest", 1),
     ] {

@@ -9,13 +9,17 @@ pub(crate) mod etcd;
 mod follow;
 mod functions;
 mod member;
+pub(crate) mod offload;
 mod registration;
 mod results;
+pub(crate) mod route;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serverledge_core::policy::Policy;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +29,7 @@ use tracing::warn;
 use self::etcd::{Etcd, EtcdError, Values};
 pub use self::functions::ShareError;
 pub use self::member::{Member, Members};
+use self::offload::Offloader;
 use self::results::Outbox;
 use crate::catalog::FunctionRecord;
 use crate::config::Config;
@@ -44,6 +49,10 @@ pub struct Federation {
     etcd: Arc<Etcd>,
     members: Members,
     outbox: Outbox,
+    offloader: Offloader,
+    policy: Option<&'static dyn Policy>,
+    /// Calls sent on, to share them among equals.
+    turn: AtomicU64,
 }
 
 /// Tasks of a running node.
@@ -62,7 +71,14 @@ impl Federation {
             etcd: Arc::new(Etcd::new(endpoints)),
             members: Members::default(),
             outbox: Outbox::default(),
+            offloader: Offloader::new(),
+            policy: Self::policy_of(config),
+            turn: AtomicU64::new(0),
         })
+    }
+
+    fn seed(&self) -> u64 {
+        self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Who is in the fleet, as far as is known.

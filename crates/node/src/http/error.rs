@@ -3,7 +3,6 @@
 //! Where the original's clients know a body (`Function unknown`), it is kept to the letter. All
 //! other errors are `application/problem+json` (RFC 9457): what was wrong, where, what to do.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -159,14 +158,29 @@ fn invoke_failure(request_id: String, error: &InvokeError) -> Reply {
         InvokeError::Died(_) => (500, "function died"),
         InvokeError::Protocol(_) => (500, "function misbehaved"),
         InvokeError::StartFailed(_) => (500, "start failed"),
+        InvokeError::Unplaced { .. } => (429, "no room"),
+        InvokeError::Lost { .. } => (502, "lost elsewhere"),
+        InvokeError::Elsewhere { problem, .. } => {
+            // As the function's caller would have seen it there.
+            let status = if problem.status < 500 {
+                502
+            } else {
+                problem.status
+            };
+            (status, problem.title.as_str())
+        }
     };
     let mut problem = Problem::new(status, title, crate::chain(error));
     problem.request_id = Some(request_id);
     problem.hint = hint(error).map(str::to_owned);
     problem.stack = stack(error);
     let mut reply = problem_reply(&problem);
-    if matches!(error, InvokeError::Dropped(reason) if !matches!(reason, DropReason::TooLarge { .. }))
-    {
+    let may_help = match error {
+        InvokeError::Dropped(reason) => !matches!(reason, DropReason::TooLarge { .. }),
+        InvokeError::Unplaced { .. } => true,
+        _ => false,
+    };
+    if may_help {
         reply
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -198,6 +212,9 @@ fn memory_hint(cause: &ExitCause) -> Option<&'static str> {
 }
 
 fn stack(error: &InvokeError) -> Option<String> {
+    if let InvokeError::Elsewhere { problem, .. } = error {
+        return problem.stack.clone();
+    }
     let failure = match error {
         InvokeError::Function(failure) => failure,
         InvokeError::StartFailed(start) => match &**start {
@@ -206,7 +223,6 @@ fn stack(error: &InvokeError) -> Option<String> {
         },
         _ => return None,
     };
-    debug_assert!(error.source().is_none() || matches!(error, InvokeError::StartFailed(_)));
     (!failure.stack.is_empty()).then(|| failure.stack.clone())
 }
 

@@ -7,15 +7,18 @@ use std::time::Instant;
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serverledge_api::{
-    AsyncReply, Coordinates, InvokeRequest, PrewarmReply, PrewarmRequest, StatusReply,
+    AsyncReply, Coordinates, InvokeReply, InvokeRequest, PrewarmReply, PrewarmRequest, StatusReply,
 };
 use serverledge_core::Snapshot;
+use serverledge_core::policy::Policy;
 
 use super::error::ApiError;
 use super::{Body, JSON, Reply, json, path, reply};
 use crate::catalog::Function;
 use crate::detached::Detached;
-use crate::invoke::{Invocation, InvokeError, Report, invoke as run, unix_now};
+use crate::federation::offload::{Along, HOPS, REQUEST_ID};
+use crate::federation::route::{header, route};
+use crate::invoke::{Invocation, InvokeError, invoke as run, unix_now};
 use crate::node::Node;
 
 const NODE_NAME: HeaderName = HeaderName::from_static("serverledge-node-name");
@@ -23,6 +26,8 @@ const FREE_MEM: HeaderName = HeaderName::from_static("serverledge-free-mem");
 const FREE_CPU: HeaderName = HeaderName::from_static("serverledge-free-cpu");
 const TIMESTAMP: HeaderName = HeaderName::from_static("serverledge-timestamp");
 const NODE_ARCH: HeaderName = HeaderName::from_static("serverledge-node-arch");
+/// Why the call ran where it ran: what the policy rejected. Ours.
+const DECISION: HeaderName = HeaderName::from_static("serverledge-decision");
 const MAB_REQUEST_ID: HeaderName = HeaderName::from_static("serverledge-mab-request-id");
 
 /// Runs a function, or accepts the call to run it later.
@@ -44,13 +49,26 @@ pub(super) async fn invoke(
         .as_ref()
         .map_or("null", |params| params.get())
         .as_bytes();
-    let request_id = node.request_id(&function.record.name);
+    let request_id = given_id(headers).unwrap_or_else(|| node.request_id(&function.record.name));
+    let can_offload = request.can_do_offloading && !headers.contains_key(HOPS);
+    let along = Along {
+        qos_class: request.qos_class,
+        response_time_max: request.qos_max_response_time,
+        trace: Along::trace_of(headers),
+    };
+    let mut trail = None;
 
     let (mut answer, snapshot) = if request.is_async {
         let name = &function.record.name;
         let calls = &node.async_calls;
         calls
-            .accept(&request_id, name, params, request.return_output)
+            .accept(
+                &request_id,
+                name,
+                params,
+                request.return_output,
+                can_offload,
+            )
             .await?;
         (
             json(&AsyncReply { req_id: request_id }),
@@ -64,11 +82,10 @@ pub(super) async fn invoke(
             patient: false,
             arrival,
         };
-        match detached(node, function, invocation).await {
-            Ok(report) => {
-                let snapshot = report.snapshot;
-                (json(&node.reply(report)), snapshot)
-            }
+        let (ran, why) = ran(node, function, invocation, (can_offload, along)).await;
+        trail = why;
+        match ran {
+            Ok((reply, snapshot)) => (json(&reply), snapshot),
             Err(error) => {
                 let reply = ApiError::Invoke { request_id, error }.into_reply();
                 (reply, node.pool.snapshot())
@@ -76,6 +93,9 @@ pub(super) async fn invoke(
         }
     };
     node_headers(node, snapshot, answer.headers_mut());
+    if let Some(trail) = trail {
+        answer.headers_mut().insert(DECISION, trail);
+    }
     if let Some(id) = headers.get(MAB_REQUEST_ID) {
         answer.headers_mut().insert(MAB_REQUEST_ID, id.clone());
     }
@@ -88,10 +108,62 @@ async fn detached(
     node: &Arc<Node>,
     function: Arc<Function>,
     invocation: Invocation,
-) -> Result<Report, InvokeError> {
-    let node = Arc::clone(node);
-    Detached::new(async move { run(&node, &function, invocation, async {}).await }).await
+) -> Result<(InvokeReply, Snapshot), InvokeError> {
+    let this = Arc::clone(node);
+    let work = async move { run(&this, &function, invocation, async {}).await };
+    let report = Detached::new(work).await?;
+    let snapshot = report.snapshot;
+    Ok((node.reply(report), snapshot))
 }
+
+/// Runs a call, here or where the policy wants it, and says why there if that was a choice.
+async fn ran(
+    node: &Arc<Node>,
+    function: Arc<Function>,
+    invocation: Invocation,
+    sending: (bool, Along),
+) -> (
+    Result<(InvokeReply, Snapshot), InvokeError>,
+    Option<HeaderValue>,
+) {
+    match node.federation.as_ref().and_then(|it| it.policy()) {
+        None => (detached(node, function, invocation).await, None),
+        Some(policy) => routed(node, policy, function, invocation, sending).await,
+    }
+}
+
+/// As [`detached`], wherever the policy wants it; and why it ran there.
+async fn routed(
+    node: &Arc<Node>,
+    policy: &'static dyn Policy,
+    function: Arc<Function>,
+    invocation: Invocation,
+    sending: (bool, Along),
+) -> (
+    Result<(InvokeReply, Snapshot), InvokeError>,
+    Option<HeaderValue>,
+) {
+    let node = Arc::clone(node);
+    let work = async move {
+        let federation = node.federation.as_ref()?;
+        Some(route(&node, federation, policy, &function, invocation, sending).await)
+    };
+    match Detached::new(work).await {
+        None => (Err(InvokeError::ShuttingDown), None),
+        Some(Ok(routed)) => (Ok((routed.reply, routed.snapshot)), header(&routed.trail)),
+        Some(Err(unrouted)) => (Err(unrouted.error), header(&unrouted.trail)),
+    }
+}
+
+/// The identity that a call has had since it arrived at another node.
+fn given_id(headers: &HeaderMap) -> Option<String> {
+    headers.get(HOPS)?;
+    let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+    (!id.is_empty() && id.len() <= REQUEST_ID_MAX).then(|| id.to_owned())
+}
+
+/// Longest identity that is taken over from another node, bytes: a name and a number.
+const REQUEST_ID_MAX: usize = 600;
 
 /// The result of an asynchronous call, byte for byte as it was stored.
 pub(super) async fn poll(node: &Node, raw_id: &str) -> Result<Reply, ApiError> {

@@ -22,6 +22,7 @@ mod disk;
 mod docker;
 mod documents;
 mod etcd;
+mod fleet;
 mod hostile;
 mod java;
 mod jsonata;

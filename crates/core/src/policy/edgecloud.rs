@@ -1,0 +1,21 @@
+//! `edgecloud`: here if there is room, else in the cloud.
+
+use super::{Cloud, Local, Placement, Policy, Situation};
+
+/// See the module.
+#[derive(Debug, Clone, Copy)]
+pub struct EdgeCloud;
+
+impl Policy for EdgeCloud {
+    fn name(&self) -> &'static str {
+        "edgecloud"
+    }
+
+    fn place(&self, situation: &Situation) -> Placement {
+        match (situation.local, situation.cloud) {
+            (Local::Untried, _) => Placement::Local,
+            (_, Cloud::Open) if situation.can_offload => Placement::Offload,
+            _ => Placement::Drop,
+        }
+    }
+}

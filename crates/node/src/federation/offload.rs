@@ -1,0 +1,343 @@
+//! Sending calls to other nodes: `POST /invoke/<function>` as the original does it, on connections
+//! that are kept.
+//!
+//! `CanDoOffloading` is false in what is sent, so that a call makes one hop; a header says so to
+//! nodes of ours besides. A call that may have begun elsewhere is never begun again here: only one
+//! that found no connection, no room or no function has provably not.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serverledge_api::{InvokeReply, Problem};
+use serverledge_core::policy::Reason;
+
+use super::Member;
+use crate::invoke::{Invocation, InvokeError};
+
+/// How often a call has been sent on. Ours: the original sends nothing like it.
+pub(crate) const HOPS: HeaderName = HeaderName::from_static("serverledge-hops");
+
+/// The call's identity where it arrived first.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("serverledge-request-id");
+
+/// What of the caller's headers goes along: the trace that the call belongs to.
+const TRACE: [HeaderName; 2] = [
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+];
+
+/// How long connecting may take.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// What an answer may take beside the function's own time: the way, waiting, a cold start.
+const ALLOWANCE: Duration = Duration::from_secs(60);
+
+/// How long a member that couldn't be connected to is left alone.
+const BREAK: Duration = Duration::from_secs(3);
+
+/// Largest answer: a result has 64 MiB at most, and escaping may inflate it.
+const ANSWER_MAX: usize = 256 << 20;
+
+/// Characters of a name that stand for themselves in a path.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
+
+/// What goes along with a call that is sent on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Along {
+    /// Quality-of-service class.
+    pub(crate) qos_class: i64,
+    /// Wanted response time, seconds; 0 or less: none.
+    pub(crate) response_time_max: f64,
+    /// Headers of the trace.
+    pub(crate) trace: HeaderMap,
+}
+
+impl Along {
+    /// What of a caller's headers goes along.
+    pub(crate) fn trace_of(headers: &HeaderMap) -> HeaderMap {
+        let known = TRACE.into_iter().filter_map(|name| {
+            let value = headers.get(&name)?.clone();
+            Some((name, value))
+        });
+        known.collect()
+    }
+}
+
+/// How sending a call ended.
+pub(super) enum Sent {
+    /// It ran there.
+    Ran(InvokeReply),
+    /// It has not begun, for this reason.
+    NotBegun(Reason),
+    /// It may have begun, and has no result.
+    Failed(InvokeError),
+}
+
+/// Sends calls. Cheap calls: it keeps connections.
+pub(super) struct Offloader {
+    client: Client<HttpConnector, Full<Bytes>>,
+    /// Members that couldn't be connected to, and until when they are left alone.
+    broken: Mutex<BTreeMap<String, Instant>>,
+}
+
+impl Offloader {
+    pub(super) fn new() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIME_MAX));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(60))
+            .build(connector);
+        Self {
+            client,
+            broken: Mutex::default(),
+        }
+    }
+
+    /// Whether the member is left alone for now.
+    pub(super) fn is_broken(&self, key: &str) -> bool {
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.get(key).is_some_and(|until| Instant::now() < *until)
+    }
+
+    /// Runs a call of `function`, which may take `time_max`, on `member`.
+    pub(super) async fn send(
+        &self,
+        member: &Member,
+        function: &str,
+        time_max: Duration,
+        invocation: &Invocation,
+        along: &Along,
+    ) -> Sent {
+        let request = match request(member, function, invocation, along) {
+            Ok(request) => request,
+            Err(source) => return failed(member, source.into()),
+        };
+        let sent = Instant::now();
+        let exchange = async {
+            let response =
+                self.client
+                    .request(request)
+                    .await
+                    .map_err(|source| match source.is_connect() {
+                        true => Sent::NotBegun(Reason::Unreachable),
+                        false => failed(member, source.into()),
+                    })?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_MAX);
+            let body = body
+                .collect()
+                .await
+                .map_err(|source| failed(member, source))?;
+            Ok((status, body.to_bytes()))
+        };
+        let limit = time_max.saturating_add(ALLOWANCE);
+        let answered = match tokio::time::timeout(limit, exchange).await {
+            Err(_) => Err(Sent::Failed(InvokeError::TimedOut(limit))),
+            Ok(answered) => answered,
+        };
+        self.note(&member.key, &answered);
+        match answered {
+            Ok((status, body)) => judge(member, status, &body, sent.elapsed(), invocation),
+            Err(sent) => sent,
+        }
+    }
+
+    fn note<T>(&self, key: &str, answered: &Result<T, Sent>) {
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        match answered {
+            Err(Sent::NotBegun(_)) => drop(broken.insert(key.to_owned(), Instant::now() + BREAK)),
+            _ if broken.is_empty() => {}
+            _ => drop(broken.remove(key)),
+        }
+    }
+}
+
+fn failed(member: &Member, source: Box<dyn std::error::Error + Send + Sync>) -> Sent {
+    Sent::Failed(InvokeError::Lost {
+        node: member.key.clone(),
+        source,
+    })
+}
+
+/// The original's request, field by field.
+fn request(
+    member: &Member,
+    function: &str,
+    invocation: &Invocation,
+    along: &Along,
+) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+    let mut remaining = along.response_time_max;
+    if remaining > 0.0 {
+        remaining = (remaining - invocation.arrival.elapsed().as_secs_f64()).max(0.001);
+    }
+    // Parameters are JSON already.
+    let mut body = b"{\"Params\":".to_vec();
+    body.extend_from_slice(&invocation.params);
+    let rest = format!(
+        ",\"QoSClass\":{},\"QoSMaxRespT\":{remaining},\"CanDoOffloading\":false,\
+         \"Async\":false,\"ReturnOutput\":{}}}",
+        along.qos_class, invocation.return_output
+    );
+    body.extend_from_slice(rest.as_bytes());
+    let Member { host, api_port, .. } = member;
+    let name = utf8_percent_encode(function, PLAIN);
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .uri(format!("http://{host}:{api_port}/invoke/{name}"))
+        .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+        .header(HOPS, HeaderValue::from_static("1"))
+        .header(REQUEST_ID, &invocation.request_id)
+        .body(Full::new(Bytes::from(body)))?;
+    request.headers_mut().extend(along.trace.clone());
+    Ok(request)
+}
+
+fn judge(
+    member: &Member,
+    status: StatusCode,
+    body: &[u8],
+    took: Duration,
+    invocation: &Invocation,
+) -> Sent {
+    match status {
+        StatusCode::OK => match serde_json::from_slice::<InvokeReply>(body) {
+            Ok(mut reply) => {
+                reply.response_time = invocation.arrival.elapsed().as_secs_f64();
+                reply.offload_latency = took.as_secs_f64() - reply.duration - reply.init_time;
+                Sent::Ran(reply)
+            }
+            Err(source) => failed(member, source.into()),
+        },
+        StatusCode::TOO_MANY_REQUESTS => Sent::NotBegun(Reason::Full),
+        StatusCode::NOT_FOUND => Sent::NotBegun(Reason::Unknown),
+        status => {
+            // The original's nodes answer with plain text.
+            let problem = serde_json::from_slice(body).unwrap_or_else(|_| {
+                let text = String::from_utf8_lossy(body).into_owned();
+                Problem::new(status.as_u16(), "failed elsewhere", text)
+            });
+            Sent::Failed(InvokeError::Elsewhere {
+                node: member.key.clone(),
+                problem: Box::new(problem),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// What the Go original was recorded to send and to answer.
+    const RECORDED: &str = include_str!("../../tests/it/data/node-to-node.jsonl");
+
+    fn member() -> Member {
+        Member {
+            key: "peer".into(),
+            area: "CLOUD".into(),
+            is_balancer: false,
+            host: "127.0.0.1".into(),
+            api_port: 1996,
+            udp_port: 9996,
+            architecture: "amd64".into(),
+        }
+    }
+
+    fn recorded(note: &str) -> Value {
+        let lines = RECORDED.lines();
+        let mut entries = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+        entries.find(|entry| entry["note"] == note).unwrap()
+    }
+
+    fn invocation(return_output: bool) -> Invocation {
+        Invocation {
+            request_id: "off-1".into(),
+            params: br#"{"n":1}"#.as_slice().into(),
+            return_output,
+            patient: false,
+            arrival: Instant::now(),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_request_is_the_originals() {
+        let recorded = recorded("edgeonly, offloadable, one neighbour");
+        let recorded = &recorded["peer_received"][0];
+        let request = request(&member(), "off", &invocation(false), &Along::default()).unwrap();
+        assert_eq!(request.uri(), "http://127.0.0.1:1996/invoke/off");
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, recorded["body"].as_str().unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_wanted_time_is_what_remains_of_it() {
+        let along = Along {
+            response_time_max: 1.5,
+            ..Along::default()
+        };
+        let mut late = invocation(true);
+        late.arrival -= Duration::from_secs(1);
+        let request = request(&member(), "a b/c", &late, &along).unwrap();
+        assert_eq!(request.uri().path(), "/invoke/a%20b%2Fc");
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let remaining = body["QoSMaxRespT"].as_f64().unwrap();
+        assert!(remaining > 0.0 && remaining <= 0.5, "{body}");
+    }
+
+    #[test]
+    fn the_report_is_the_peers_with_times_seen_from_here() {
+        let recorded = recorded("cloudonly, sync, offloadable");
+        let body = recorded["peer_answered"].as_str().unwrap();
+        let took = Duration::from_millis(10);
+        let ok = StatusCode::OK;
+        let mut early = invocation(true);
+        early.arrival -= Duration::from_secs(1);
+        let Sent::Ran(reply) = judge(&member(), ok, body.as_bytes(), took, &early) else {
+            panic!("it ran");
+        };
+        assert_eq!(
+            (reply.execution_node.as_str(), reply.result.as_str()),
+            ("peer", "42")
+        );
+        // 10 ms, less 5 of running and 1 of starting.
+        assert!((reply.offload_latency - 0.004).abs() < 1e-9, "{reply:?}");
+        // Since the arrival here.
+        assert!(reply.response_time >= 1.0, "{reply:?}");
+    }
+
+    #[test]
+    fn what_has_not_begun_is_told_from_what_may_have() {
+        let judge = |status, body: &str| {
+            let status = StatusCode::from_u16(status).unwrap();
+            judge(
+                &member(),
+                status,
+                body.as_bytes(),
+                Duration::ZERO,
+                &invocation(true),
+            )
+        };
+        assert!(matches!(judge(429, ""), Sent::NotBegun(Reason::Full)));
+        assert!(matches!(judge(404, ""), Sent::NotBegun(Reason::Unknown)));
+        assert!(matches!(judge(500, "boom"), Sent::Failed(_)));
+        assert!(matches!(judge(200, "boom"), Sent::Failed(_)));
+    }
+}

@@ -1,0 +1,207 @@
+//! Carrying out a policy: trying one place after the other until the call has run or is dropped.
+
+use std::sync::Arc;
+
+use hyper::header::HeaderValue;
+use serverledge_api::InvokeReply;
+use serverledge_core::Snapshot;
+use serverledge_core::policy::{
+    self, Candidate, Cloud, Local, Placement, Policy, Reason, Situation, Trail, choose,
+};
+
+use super::offload::{Along, Sent};
+use super::{Federation, Member};
+use crate::catalog::Function;
+use crate::config::Config;
+use crate::invoke::{Invocation, InvokeError, invoke};
+use crate::node::Node;
+
+/// A call that has run.
+pub(crate) struct Routed {
+    pub(crate) reply: InvokeReply,
+    /// Of this node, after it.
+    pub(crate) snapshot: Snapshot,
+    /// Why it ran where it ran.
+    pub(crate) trail: Trail,
+}
+
+/// Why a call has not run, and why it was tried where it was tried.
+pub(crate) struct Unrouted {
+    pub(crate) error: InvokeError,
+    pub(crate) trail: Trail,
+}
+
+/// A call under way.
+struct Route<'a> {
+    node: &'a Node,
+    federation: &'a Federation,
+    policy: &'static dyn Policy,
+    function: &'a Arc<Function>,
+    invocation: &'a Invocation,
+    trail: Trail,
+    /// Members of the cloud's area, once they have been asked for.
+    targets: Option<(Vec<Member>, Vec<Candidate>)>,
+}
+
+/// Runs a call where `policy` wants it. `can_offload`: whether it may leave this node.
+pub(crate) async fn route(
+    node: &Node,
+    federation: &Federation,
+    policy: &'static dyn Policy,
+    function: &Arc<Function>,
+    invocation: Invocation,
+    (can_offload, along): (bool, Along),
+) -> Result<Routed, Unrouted> {
+    let own = node.identity.architecture;
+    let architectures = &function.record.architectures;
+    let fits = architectures.is_empty() || architectures.iter().any(|it| it == own);
+    let mut situation = Situation {
+        can_offload,
+        fallback_local: node.config.scheduler.fallback_local,
+        local: if fits { Local::Untried } else { Local::Unfit },
+        cloud: Cloud::Open,
+    };
+    let mut route = Route {
+        node,
+        federation,
+        policy,
+        function,
+        invocation: &invocation,
+        trail: Trail::new(policy.name()),
+        targets: None,
+    };
+    loop {
+        let step = match policy.place(&situation) {
+            Placement::Local => route.local(&mut situation, false).await,
+            Placement::Offload => route.offload(&mut situation, &along).await,
+            Placement::Drop => Some(route.end(&mut situation).await),
+        };
+        match step {
+            None => {}
+            Some(Ok((reply, snapshot))) => {
+                let trail = route.trail;
+                return Ok(Routed {
+                    reply,
+                    snapshot,
+                    trail,
+                });
+            }
+            Some(Err(error)) => {
+                let trail = route.trail;
+                return Err(Unrouted { error, trail });
+            }
+        }
+    }
+}
+
+/// `None`: something else is to be tried.
+type Step = Option<Result<(InvokeReply, Snapshot), InvokeError>>;
+
+impl Route<'_> {
+    async fn local(&mut self, situation: &mut Situation, patient: bool) -> Step {
+        let invocation = Invocation {
+            patient,
+            ..self.invocation.clone()
+        };
+        match invoke(self.node, self.function, invocation, async {}).await {
+            Ok(report) => {
+                let snapshot = report.snapshot;
+                Some(Ok((self.node.reply(report), snapshot)))
+            }
+            Err(InvokeError::Dropped(reason)) if !patient => {
+                situation.local = Local::Refused(reason);
+                self.trail.reject("here", Reason::Refused(reason));
+                None
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    async fn offload(&mut self, situation: &mut Situation, along: &Along) -> Step {
+        let function = self.function;
+        let seed = self.federation.seed();
+        let (members, candidates) = self
+            .targets
+            .get_or_insert_with(|| self.federation.targets(self.node));
+        let architectures = &function.record.architectures;
+        let Some(chosen) = choose(candidates, architectures, seed, &mut self.trail) else {
+            situation.cloud = Cloud::Closed;
+            return None;
+        };
+        let (name, timeout) = (&function.record.name, function.timeout);
+        let offloader = &self.federation.offloader;
+        let sent = offloader
+            .send(&members[chosen], name, timeout, self.invocation, along)
+            .await;
+        match sent {
+            Sent::Ran(reply) => Some(Ok((reply, self.node.pool.snapshot()))),
+            Sent::Failed(error) => Some(Err(error)),
+            Sent::NotBegun(reason) => {
+                candidates[chosen].rejected = Some(reason);
+                self.trail.reject(&members[chosen].key, reason);
+                None
+            }
+        }
+    }
+
+    /// The end, unless the call has the time to wait for room here.
+    async fn end(
+        &mut self,
+        situation: &mut Situation,
+    ) -> Result<(InvokeReply, Snapshot), InvokeError> {
+        if !situation.can_offload {
+            self.trail.reject("cloud", Reason::NotAllowed);
+        }
+        if self.invocation.patient
+            && matches!(situation.local, Local::Refused(_))
+            && let Some(ended) = self.local(situation, true).await
+        {
+            return ended;
+        }
+        Err(InvokeError::Unplaced {
+            policy: self.policy.name(),
+            why: self.trail.to_string(),
+        })
+    }
+}
+
+impl Federation {
+    /// The configured policy, if it looks beyond its node and there is a fleet.
+    pub(crate) fn policy_of(config: &Config) -> Option<&'static dyn Policy> {
+        let in_fleet = !config.etcd.endpoints.is_empty();
+        policy::by_name(&config.scheduler.policy).filter(|_| in_fleet)
+    }
+
+    /// The policy, if it looks beyond this node.
+    pub(crate) fn policy(&self) -> Option<&'static dyn Policy> {
+        self.policy
+    }
+
+    /// Members of the cloud's area, and what speaks against them.
+    fn targets(&self, node: &Node) -> (Vec<Member>, Vec<Candidate>) {
+        let area = node.config.registry.remote_area.as_deref();
+        let all = self.members.all();
+        let members: Vec<Member> = all
+            .values()
+            .filter(|member| Some(member.area.as_str()) == area)
+            .filter(|member| member.key != node.identity.key)
+            .cloned()
+            .collect();
+        let candidate = |member: &Member| Candidate {
+            key: member.key.clone(),
+            is_balancer: member.is_balancer,
+            architecture: member.architecture.clone(),
+            rejected: self
+                .offloader
+                .is_broken(&member.key)
+                .then_some(Reason::Unreachable),
+        };
+        let candidates = members.iter().map(candidate).collect();
+        (members, candidates)
+    }
+}
+
+/// As a header.
+pub(crate) fn header(trail: &Trail) -> Option<HeaderValue> {
+    HeaderValue::try_from(trail.to_string()).ok()
+}
