@@ -19,6 +19,7 @@ pub mod launch;
 pub mod node;
 pub mod pool;
 mod prestart;
+mod status;
 pub mod store;
 
 /// An error with its causes, in one line.

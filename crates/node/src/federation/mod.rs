@@ -5,6 +5,7 @@
 //! stays, what can wait waits, and all is caught up with when etcd is back. What can't be done
 //! without it is to change functions: an acknowledged change is known to the fleet.
 
+mod datagram;
 pub(crate) mod etcd;
 mod follow;
 mod functions;
@@ -155,12 +156,14 @@ pub(crate) async fn start(node: &Arc<Node>, address: SocketAddr) -> Option<Runni
     {
         warn!("etcd doesn't tell which functions there are; starting with those known");
     }
+    let mut entry = own_entry(node, address);
+    if let Some(socket) = datagram::bind(address.ip(), entry.udp_port).await {
+        // With port 0, the one that it got.
+        entry.udp_port = socket.local_addr().map_or(entry.udp_port, |it| it.port());
+        tasks.spawn(datagram::serve(Arc::clone(node), socket));
+    }
     let leaving = CancellationToken::new();
-    let registration = registration::keep(
-        Arc::clone(&federation.etcd),
-        own_entry(node, address),
-        leaving.clone(),
-    );
+    let registration = registration::keep(Arc::clone(&federation.etcd), entry, leaving.clone());
     Some(Running {
         node: Arc::clone(node),
         registration: AbortOnDropHandle::new(tokio::spawn(registration)),

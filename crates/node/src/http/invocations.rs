@@ -1,14 +1,11 @@
 //! `/invoke`, `/poll`, `/prewarm`, `/status`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use serverledge_api::{
-    AsyncReply, Coordinates, InvokeReply, InvokeRequest, PrewarmReply, PrewarmRequest, StatusReply,
-};
+use serverledge_api::{AsyncReply, InvokeReply, InvokeRequest, PrewarmReply, PrewarmRequest};
 use serverledge_core::Snapshot;
 use serverledge_core::policy::Policy;
 
@@ -199,34 +196,7 @@ pub(super) async fn prewarm(node: &Arc<Node>, body: Body) -> Result<Reply, ApiEr
 
 /// What the node has and uses.
 pub(super) fn status(node: &Node) -> Reply {
-    let snapshot = node.pool.snapshot();
-    let mut warm: BTreeMap<String, i64> = BTreeMap::new();
-    for (function, idle) in node.pool.warm() {
-        if node.catalog.function(&function.record.name).is_some() {
-            *warm.entry(function.record.name.clone()).or_default() += idle as i64;
-        }
-    }
-    json(&StatusReply {
-        available_warm_containers: warm,
-        total_memory: snapshot.memory_total as i64,
-        available_memory: snapshot.memory_total.saturating_sub(snapshot.memory_busy) as i64,
-        free_memory: snapshot
-            .memory_total
-            .saturating_sub(snapshot.memory_busy + snapshot.memory_warm)
-            as i64,
-        total_cpu: snapshot.cpu_total,
-        used_cpu: snapshot.cpu_used,
-        coordinates: Coordinates::default(),
-        load_avg: Some(load_average()),
-        last_update_time: unix_now() as i64,
-    })
-}
-
-/// Of the machine over 1, 5 and 15 minutes; -1 where it can't be read.
-fn load_average() -> [f64; 3] {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let mut numbers = text.split(' ').map(|number| number.parse().unwrap_or(-1.0));
-    std::array::from_fn(|_| numbers.next().unwrap_or(-1.0))
+    json(&crate::status::now(node))
 }
 
 fn function(node: &Node, raw_name: &str) -> Option<Arc<Function>> {

@@ -1,6 +1,7 @@
 //! Nodes that share a real etcd: who is there, functions and results that all of them know, and
 //! what becomes of that while etcd is away.
 
+use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,17 @@ fn member(etcd: &Etcd, key: &str) -> Builder {
     node()
         .set("etcd.address", etcd.address())
         .set("registry.node.id", key)
+        .set("registry.udp.port", 0)
+}
+
+/// What a node tells whoever sends it a datagram, as the original's nodes do.
+fn status_by_datagram(port: u16) -> Value {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.send_to(b"A", ("127.0.0.1", port)).unwrap();
+    let mut answer = [0; 1024];
+    let length = socket.recv(&mut answer).unwrap();
+    serde_json::from_slice(&answer[..length]).unwrap()
 }
 
 fn knows(node: &Node, name: &str) -> bool {
@@ -29,7 +41,7 @@ fn knows(node: &Node, name: &str) -> bool {
 fn nodes_see_each_other_come_and_go() {
     let etcd = etcd();
     let a = member(&etcd, "a").start();
-    let b = member(&etcd, "b").set("registry.udp.port", 9999).start();
+    let b = member(&etcd, "b").start();
     eventually("a to see both", || {
         (seen_by(&a) == ["a", "b"]).then_some(())
     });
@@ -42,12 +54,19 @@ fn nodes_see_each_other_come_and_go() {
         "amd64"
     };
     let port = b.address.port();
-    let expected = (
-        format!("registry/ROME/{architecture}/b"),
-        format!("127.0.0.1;{port};9999;{architecture}"),
-        true,
+    let (key, value, leased) = etcd.entries("registry/").remove(1);
+    assert_eq!(key, format!("registry/ROME/{architecture}/b"));
+    assert!(leased);
+    let start = format!("127.0.0.1;{port};");
+    let udp_port = value
+        .strip_prefix(&start)
+        .and_then(|rest| rest.split_once(';'));
+    let (udp_port, rest) = udp_port.unwrap_or_else(|| panic!("{value}"));
+    assert_eq!(rest, architecture);
+    assert_eq!(
+        status_by_datagram(udp_port.parse().unwrap())["TotalMemory"],
+        1024
     );
-    assert_eq!(etcd.entries("registry/")[1], expected);
 
     // An orderly stop revokes the lease at once; a killed node's ends by itself.
     let (_, b) = b.stop();

@@ -30,6 +30,7 @@ fn member(etcd: &Etcd, key: &str, area: &str) -> Builder {
         .set("etcd.address", etcd.address())
         .set("registry.node.id", key)
         .set("registry.area", area)
+        .set("registry.udp.port", 0)
 }
 
 /// Waits until `node` sees this many members.
