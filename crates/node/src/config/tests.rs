@@ -302,7 +302,7 @@ fn wrong_values_say_what_was_expected() {
     );
     check(
         "runtime.x.language: cobol",
-        "runtime.x.language expected one of python, nodejs, found \"cobol\"",
+        "runtime.x.language expected one of python, nodejs, java, found \"cobol\"",
     );
     check(
         "api.port: 1\nAPI: {Port: 2}",
