@@ -2,8 +2,8 @@
 //!
 //! Left out: which addresses are the node's own. Only the machine knows, so the shell asks it.
 
+use core::net::Ipv4Addr;
 use std::fmt;
-use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 

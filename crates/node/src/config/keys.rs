@@ -137,14 +137,14 @@ impl Set {
                     .filter(|text| choices.contains(&text.as_str()))
                     .map(|text| set(config, &text))
             }
-            Self::Networks(set) => {
-                let networks = value.as_text().and_then(|text| networks(&text));
-                networks.map(|networks| set(config, networks))
-            }
-            Self::Ipv4Networks(set) => {
-                let networks = value.as_text().and_then(|text| networks(&text));
-                networks.map(|networks| set(config, networks))
-            }
+            Self::Networks(set) => value
+                .as_text()
+                .and_then(|text| networks(&text))
+                .map(|networks| set(config, networks)),
+            Self::Ipv4Networks(set) => value
+                .as_text()
+                .and_then(|text| networks(&text))
+                .map(|networks| set(config, networks)),
             Self::Endpoints(set) => {
                 let endpoints = value.as_text().and_then(|text| endpoints(&text));
                 endpoints.map(|endpoints| set(config, endpoints))

@@ -105,6 +105,7 @@ async fn value(node: &Arc<Node>, record: &FunctionRecord) -> Result<Vec<u8>, Sha
         signature: record.signature.clone(),
         timeout_seconds: record.timeout_seconds,
         preload: record.preload.clone(),
+        network: record.network.clone(),
     };
     let value = serverledge_api::encode(&spec);
     if value.len() > VALUE_MAX {
