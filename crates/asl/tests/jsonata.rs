@@ -14,7 +14,8 @@ use serde_json::Value;
 use serverledge_asl::jsonata::{Environment, Expression, Flavour};
 
 /// The files: name and text.
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 13] = [
+    ("builtins", include_str!("jsonata/builtins.json")),
     ("dates", include_str!("jsonata/dates.json")),
     ("documents", include_str!("jsonata/documents.json")),
     ("functions", include_str!("jsonata/functions.json")),

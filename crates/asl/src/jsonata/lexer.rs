@@ -139,7 +139,9 @@ impl Lexer {
             let Some(current) = self.peek(0) else {
                 return Err(self.error("S0302", "no terminating / in regular expression"));
             };
-            let escaped = self.at > start && self.text[self.at - 1] == '\\';
+            // An escaped backslash escapes nothing.
+            let before = self.text[start..self.at].iter().rev();
+            let escaped = before.take_while(|c| **c == '\\').count() % 2 == 1;
             match current {
                 '/' if !escaped && depth == 0 => break,
                 '(' | '[' | '{' if !escaped => depth += 1,

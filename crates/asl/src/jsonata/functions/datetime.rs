@@ -382,19 +382,27 @@ fn assemble(fields: &[(char, i64)], now_ms: i64) -> Result<Option<i64>, Error> {
         let found = values.iter().find(|(name, _)| *name == component);
         found.map_or(0, |(_, value)| *value)
     };
+    let year = full_year(value('Y'));
     let days = if day_of_year {
-        days_of(value('Y'), 1, 1) + value('d') - 1
+        days_of(year, 1, 1) + value('d') - 1
     } else {
-        days_of(value('Y'), value('M'), value('D'))
+        days_of(year, value('M'), value('D'))
     };
     let hour = if twelve {
         value('h') % 12 + 12 * value('P')
     } else {
         value('H')
     };
-    let offset = given('Z').or(given('z')).unwrap_or(0);
-    let minutes = hour * 60 + value('m') - offset;
+    let minutes = hour * 60 + value('m') - given('Z').or(given('z')).unwrap_or(0);
     Ok(Some(
         days * DAY_MS + (minutes * 60 + value('s')) * 1000 + value('f'),
     ))
+}
+
+/// Two digits mean a year of the twentieth century, as JavaScript has it.
+fn full_year(year: i64) -> i64 {
+    match year {
+        0..=99 => 1900 + year,
+        year => year,
+    }
 }

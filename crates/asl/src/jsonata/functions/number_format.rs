@@ -316,6 +316,12 @@ fn digits(number: f64, parts: &Parts<'_>, symbols: &Symbols) -> String {
     if parts.exponent.is_some() && number > 0.0 {
         exponent = number::magnitude(number) + 1 - sizes.scaling as i32;
         mantissa = number::shift(number, -exponent);
+        // The reference divides until the mantissa is not above its greatest: 100 is 10.0e1.
+        let least = number::shift(1.0, sizes.scaling as i32 - 1);
+        if exponent > 0 && mantissa == least {
+            exponent -= 1;
+            mantissa = number::shift(mantissa, 1);
+        }
     }
     let places = sizes.fraction_max;
     let rounded = number::round_half_even(mantissa, places as i32);
