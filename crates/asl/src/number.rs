@@ -136,6 +136,19 @@ pub(crate) fn is_longer_than(value: &Value, limit: usize) -> bool {
     !count(value, &mut left)
 }
 
+/// Whether arrays and objects stand in each other deeper than that. Looks no further.
+pub(crate) fn is_deeper_than(value: &Value, limit: usize) -> bool {
+    let below = |inner: &Value| match limit.checked_sub(1) {
+        Some(limit) => is_deeper_than(inner, limit),
+        None => true,
+    };
+    match value {
+        Value::Array(values) => limit == 0 || values.iter().any(below),
+        Value::Object(map) => limit == 0 || map.values().any(below),
+        _ => false,
+    }
+}
+
 fn quoted_length(text: &str) -> usize {
     let escaped = |byte: u8| match byte {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 2,
@@ -165,6 +178,13 @@ mod tests {
         ] {
             assert_eq!(json(&value), expected);
         }
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let value = json!([1, {"a": [2]}]);
+        assert!(!is_deeper_than(&value, 3));
+        assert!(is_deeper_than(&value, 2));
     }
 
     #[test]

@@ -165,11 +165,11 @@ impl Stepper<'_> {
     pub(super) fn thread_failed(&mut self, thread: Thread, failure: Failure) {
         match thread.parent {
             Some(parent) => self.child_failed(parent, failure),
-            None => self.fail_execution(None, failure),
+            None => self.fail_execution(failure),
         }
     }
 
-    pub(super) fn fail_execution(&mut self, _thread: Option<&Thread>, failure: Failure) {
+    pub(super) fn fail_execution(&mut self, failure: Failure) {
         let error = error_name(&failure).map(str::to_owned);
         self.note(None, "ExecutionFailed");
         self.finish_execution(Outcome::Failed {

@@ -36,7 +36,7 @@ impl Stepper<'_> {
                 Ok(Flow::Enter) => {
                     if let Some(failure) = self.exhausted(&thread) {
                         self.abandon();
-                        return self.fail_execution(Some(&thread), failure);
+                        return self.fail_execution(failure);
                     }
                     self.enter(&mut thread);
                     self.work(&mut thread)

@@ -30,6 +30,11 @@ pub use events::Record;
 use flow::Flow;
 use thread::{Thread, ThreadId};
 
+/// Deepest nesting of data. Readers of JSON stop at 128, and a stored execution adds some levels.
+const DATA_DEPTH_MAX: usize = 100;
+/// Largest data where AWS's limit doesn't apply.
+const SPECIFICATION_BYTES_MAX: usize = 16 << 20;
+
 /// Identifies one attempt of a task; never used again.
 pub type TaskId = u64;
 
@@ -292,6 +297,11 @@ impl Stepper<'_> {
         self.note(None, "ExecutionStarted");
         let root = Thread::root(self.x.input.clone(), self.machine.scopes[0].start);
         self.x.ids = 1;
+        if let Err(failure) = self.check_size(&root, &root.input) {
+            let Failure { cause, .. } = failure;
+            let error = Some("States.Runtime".to_owned());
+            return self.fail_execution(Failure::named(error, cause));
+        }
         self.ready.push_back(root.id);
         self.x.threads.insert(root.id, root);
     }
@@ -376,10 +386,17 @@ impl Stepper<'_> {
         self.effects.push(Effect::Finished(outcome));
     }
 
-    /// Refuses data that AWS wouldn't pass on.
+    /// Refuses data that AWS wouldn't pass on, or that grow without bounds.
     fn check_size(&self, thread: &Thread, value: &Value) -> Result<(), Failure> {
-        if self.x.dialect == Dialect::Aws && number::is_longer_than(value, self.x.limits.data_bytes)
-        {
+        if number::is_deeper_than(value, DATA_DEPTH_MAX) {
+            let cause = format!("Data are nested deeper than {DATA_DEPTH_MAX} levels.");
+            return Err(Failure::new(Fault::Runtime, cause));
+        }
+        let bytes_max = match self.x.dialect {
+            Dialect::Aws => self.x.limits.data_bytes,
+            Dialect::Specification => self.x.limits.data_bytes.max(SPECIFICATION_BYTES_MAX),
+        };
+        if number::is_longer_than(value, bytes_max) {
             let name = &self.machine.states[thread.state].name;
             let cause = format!(
                 "The state/task '{name}' returned a result with a size exceeding the maximum \

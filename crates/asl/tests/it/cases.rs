@@ -74,3 +74,24 @@ fn data_is_limited_as_in_aws() {
     assert_eq!(run(262_143, Dialect::Aws), limited);
     assert_eq!(run(262_143, Dialect::Specification), None);
 }
+
+#[test]
+fn data_that_grow_for_ever_end_an_execution() {
+    for parameters in [r#"{"a.$":"$"}"#, r#"{"a.$":"$","b.$":"$"}"#] {
+        let line = format!(
+            r#"{{"definition":{{"StartAt":"A","States":{{
+                "A":{{"Type":"Pass","Parameters":{parameters},"Next":"B"}},
+                "B":{{"Type":"Choice","Choices":[{{"Variable":"$.never","IsPresent":true,"Next":"C"}}],"Default":"A"}},
+                "C":{{"Type":"Succeed"}}}}}}}}"#
+        );
+        for dialect in [Dialect::Aws, Dialect::Specification] {
+            let options = Options {
+                dialect,
+                ..Options::default()
+            };
+            let report = rehearsal::line(&line, &options);
+            assert_eq!(report.status, "FAILED");
+            assert!(report.history.len() < 500);
+        }
+    }
+}
