@@ -33,7 +33,7 @@ use thread::{Thread, ThreadId};
 /// Deepest nesting of data. Readers of JSON stop at 128, and a stored execution adds some levels.
 const DATA_DEPTH_MAX: usize = 100;
 /// Largest data where AWS's limit doesn't apply.
-const SPECIFICATION_BYTES_MAX: usize = 16 << 20;
+const SPECIFICATION_BYTES_MAX: usize = 2 << 20;
 
 /// Identifies one attempt of a task; never used again.
 pub type TaskId = u64;
