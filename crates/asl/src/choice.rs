@@ -147,12 +147,8 @@ pub(crate) fn unexpected(template: &Template, expected: &str, found: &Value) -> 
 impl Test {
     fn holds(&self, variable: &Path, view: &View<'_>) -> Result<bool, Failure> {
         if let Self::Is(Property::Present, wanted) = self {
-            // A path of many places is there when it selects something.
-            let present = match view.select(variable) {
-                Some(value) if !variable.is_definite() => value.as_array() != Some(&Vec::new()),
-                found => found.is_some(),
-            };
-            return Ok(present == *wanted);
+            // A path of many places always selects an array.
+            return Ok(view.select(variable).is_some() == *wanted);
         }
         let value = view.path(variable, "Variable")?;
         match self {

@@ -251,15 +251,28 @@ impl Stepper<'_> {
         self.complete_input(thread, state, input)
     }
 
-    /// A number of seconds or items, which can't be negative.
+    /// A number of seconds or items: whole and not negative.
     pub(super) fn seconds(
         &mut self,
         thread: &Thread,
         template: &Template,
         input: &Value,
     ) -> Result<f64, Failure> {
+        self.number(thread, template, input, |number| number.fract() == 0.0)
+    }
+
+    /// A number that is not negative.
+    pub(super) fn number(
+        &mut self,
+        thread: &Thread,
+        template: &Template,
+        input: &Value,
+        fits: fn(f64) -> bool,
+    ) -> Result<f64, Failure> {
         let value = self.evaluate(thread, template, input, Extra::default())?;
-        let number = value.as_f64().filter(|number| *number >= 0.0);
+        let number = value
+            .as_f64()
+            .filter(|number| *number >= 0.0 && fits(*number));
         number.ok_or_else(|| misreferenced(template, "an integer value", "number", &value))
     }
 

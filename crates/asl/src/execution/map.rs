@@ -396,7 +396,7 @@ impl Stepper<'_> {
             return Ok(false);
         }
         if let Some(template) = percentage {
-            let most = self.seconds(thread, template, &input)?;
+            let most = self.number(thread, template, &input, |most| most <= 100.0)?;
             return Ok(failed * 100.0 / mapping.units.len() as f64 <= most);
         }
         Ok(true)

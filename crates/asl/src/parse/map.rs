@@ -115,7 +115,7 @@ impl Builder {
             ("DISTRIBUTED", None) => self.missing(&config, "ExecutionType"),
             ("INLINE", Some(_)) => {
                 let message = "only a distributed Map has a type of execution";
-                self.error(code::SCHEMA, &config.at("ExecutionType"), message);
+                self.warn(code::NO_EFFECT, &config.at("ExecutionType"), message, None);
             }
             _ => {}
         }
