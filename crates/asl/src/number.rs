@@ -110,30 +110,39 @@ fn write(value: &Value, text: &mut String) {
 
 /// Whether the value's compact JSON is longer than `limit` bytes. Stops counting there.
 pub(crate) fn is_longer_than(value: &Value, limit: usize) -> bool {
-    fn count(value: &Value, left: &mut usize) -> bool {
-        let size = match value {
-            Value::Null => 4,
-            Value::Bool(value) => 5 - usize::from(*value),
-            Value::Number(number) => self::text(number).len(),
-            Value::String(text) => quoted_length(text),
-            Value::Array(values) => 2 + values.len().saturating_sub(1),
-            Value::Object(map) => {
-                let keys: usize = map.keys().map(|key| quoted_length(key) + 1).sum();
-                2 + map.len().saturating_sub(1) + keys
-            }
-        };
-        let Some(rest) = left.checked_sub(size) else {
-            return false;
-        };
-        *left = rest;
-        match value {
-            Value::Array(values) => values.iter().all(|value| count(value, left)),
-            Value::Object(map) => map.values().all(|value| count(value, left)),
-            _ => true,
-        }
-    }
     let mut left = limit;
     !count(value, &mut left)
+}
+
+/// Bytes of the value's compact JSON.
+pub(crate) fn length(value: &Value) -> usize {
+    let mut left = usize::MAX;
+    count(value, &mut left);
+    usize::MAX - left
+}
+
+/// Takes the value's bytes off what is left; false when that isn't enough.
+fn count(value: &Value, left: &mut usize) -> bool {
+    let size = match value {
+        Value::Null => 4,
+        Value::Bool(value) => 5 - usize::from(*value),
+        Value::Number(number) => self::text(number).len(),
+        Value::String(text) => quoted_length(text),
+        Value::Array(values) => 2 + values.len().saturating_sub(1),
+        Value::Object(map) => {
+            let keys: usize = map.keys().map(|key| quoted_length(key) + 1).sum();
+            2 + map.len().saturating_sub(1) + keys
+        }
+    };
+    let Some(rest) = left.checked_sub(size) else {
+        return false;
+    };
+    *left = rest;
+    match value {
+        Value::Array(values) => values.iter().all(|value| count(value, left)),
+        Value::Object(map) => map.values().all(|value| count(value, left)),
+        _ => true,
+    }
 }
 
 /// Whether arrays and objects stand in each other deeper than that. Looks no further.
@@ -193,5 +202,6 @@ mod tests {
         let length = json(&value).len();
         assert!(!is_longer_than(&value, length));
         assert!(is_longer_than(&value, length - 1));
+        assert_eq!(super::length(&value), length);
     }
 }

@@ -14,6 +14,7 @@ use crate::choice;
 use crate::context::Item;
 use crate::failure::{Dialect, Failure, Fault};
 use crate::machine::{Batcher, Distributed, Map, State};
+use crate::number;
 use crate::template::{Data, Template};
 
 /// Iterations of an inline Map that AWS runs at a time.
@@ -32,6 +33,8 @@ pub(super) struct Mapping {
     active: BTreeMap<usize, ThreadId>,
     outputs: Vec<Option<Data>>,
     failed: usize,
+    /// Size of the outputs so far.
+    bytes: usize,
     source: String,
 }
 
@@ -72,6 +75,7 @@ impl Stepper<'_> {
             active: BTreeMap::new(),
             outputs: Vec::new(),
             failed: 0,
+            bytes: 0,
             source: "STATE_DATA".to_owned(),
         });
         let reader = map.distributed.as_ref().and_then(|one| one.reader.as_ref());
@@ -336,7 +340,16 @@ impl Stepper<'_> {
         output: Data,
     ) -> Step {
         mapping.active.remove(&index);
+        mapping.bytes += number::length(&output) + 1;
         mapping.outputs[index] = Some(output);
+        let writes = |one: &Distributed| one.writer.is_some();
+        if !map.distributed.as_ref().is_some_and(writes)
+            && let Err(failure) = self.check_bytes(thread, mapping.bytes)
+        {
+            // What is too large already doesn't get smaller.
+            self.end_mapping(&mapping);
+            return Err(failure);
+        }
         if map.distributed.is_none() {
             self.mark(thread, "MapIterationSucceeded");
         }

@@ -392,18 +392,32 @@ impl Stepper<'_> {
             let cause = format!("Data are nested deeper than {DATA_DEPTH_MAX} levels.");
             return Err(Failure::new(Fault::Runtime, cause));
         }
-        let bytes_max = match self.x.dialect {
+        match number::is_longer_than(value, self.bytes_max()) {
+            true => Err(self.too_large(thread)),
+            false => Ok(()),
+        }
+    }
+
+    fn check_bytes(&self, thread: &Thread, bytes: usize) -> Result<(), Failure> {
+        match bytes > self.bytes_max() {
+            true => Err(self.too_large(thread)),
+            false => Ok(()),
+        }
+    }
+
+    fn bytes_max(&self) -> usize {
+        match self.x.dialect {
             Dialect::Aws => self.x.limits.data_bytes,
             Dialect::Specification => self.x.limits.data_bytes.max(SPECIFICATION_BYTES_MAX),
-        };
-        if number::is_longer_than(value, bytes_max) {
-            let name = &self.machine.states[thread.state].name;
-            let cause = format!(
-                "The state/task '{name}' returned a result with a size exceeding the maximum \
-                 number of bytes service limit."
-            );
-            return Err(Failure::new(Fault::DataLimit, cause));
         }
-        Ok(())
+    }
+
+    fn too_large(&self, thread: &Thread) -> Failure {
+        let name = &self.machine.states[thread.state].name;
+        let cause = format!(
+            "The state/task '{name}' returned a result with a size exceeding the maximum number \
+             of bytes service limit."
+        );
+        Failure::new(Fault::DataLimit, cause)
     }
 }
