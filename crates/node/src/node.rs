@@ -55,7 +55,7 @@ pub struct Node {
     /// Whether sandboxes are made from images.
     pub(crate) takes_images: bool,
     /// What the backend does about the network.
-    pub(crate) network: NetworkSupport,
+    network: NetworkSupport,
     last_request: AtomicU64,
     stopping: CancellationToken,
 }
@@ -250,7 +250,7 @@ impl Node {
         let timeout = record
             .timeout_seconds
             .map_or(limit.timeout, Duration::from_secs_f64);
-        let network = self.network_policy(record.network.as_ref());
+        let network = self.network_policy(record.network.as_ref(), runtime.language);
         Some(Function {
             id: self.catalog.next_id(),
             limits: serverledge_core::Limits {
@@ -282,12 +282,22 @@ impl Node {
     }
 
     /// Whom a function may talk to. One that was registered is kept to its word, or fails.
-    fn network_policy(&self, network: Option<&Network>) -> NetworkPolicy {
+    fn network_policy(&self, network: Option<&Network>, language: Language) -> NetworkPolicy {
         match network {
             // What was stored was checked; if that was another node, better nothing than too much.
             Some(network) => NetworkPolicy::parse(network.words()).unwrap_or_default(),
-            None if self.network == NetworkSupport::Enforced => self.config.network.default.clone(),
+            None if self.network_support(language) == NetworkSupport::Enforced => {
+                self.config.network.default.clone()
+            }
             None => NetworkPolicy::None,
+        }
+    }
+
+    /// What this node does about the network of functions in a language.
+    pub(crate) fn network_support(&self, language: Language) -> NetworkSupport {
+        match language {
+            Language::Wasm => NetworkSupport::Absent,
+            _ => self.network,
         }
     }
 

@@ -230,7 +230,10 @@ fn check(node: &Node, spec: &FunctionSpec) -> Result<FunctionRecord, ApiError> {
         return Err(invalid(what, "function.timeout_max is the node's limit"));
     }
     check_preload(&spec.preload, runtime.language)?;
-    check_network(node, spec.network.as_ref())?;
+    check_network(
+        spec.network.as_ref(),
+        node.network_support(runtime.language),
+    )?;
     let concurrent = u32::try_from(spec.max_concurrency).unwrap_or(1).max(1);
     Ok(FunctionRecord {
         name: spec.name.clone(),
@@ -255,7 +258,7 @@ fn check(node: &Node, spec: &FunctionSpec) -> Result<FunctionRecord, ApiError> {
 }
 
 /// Whether this node can keep the function to what it has asked for.
-fn check_network(node: &Node, network: Option<&Network>) -> Result<(), ApiError> {
+fn check_network(network: Option<&Network>, support: NetworkSupport) -> Result<(), ApiError> {
     let Some(network) = network else {
         return Ok(());
     };
@@ -267,11 +270,11 @@ fn check_network(node: &Node, network: Option<&Network>) -> Result<(), ApiError>
             return invalid(format!("field `Network`: {error}"), hint);
         }
     };
-    match node.network {
+    match support {
         NetworkSupport::Enforced => Ok(()),
         NetworkSupport::Absent if policy == NetworkPolicy::None => Ok(()),
         NetworkSupport::Absent => invalid(
-            "field `Network`: sandboxes of this node have no network".into(),
+            "field `Network`: this function's sandboxes have no network on this node".into(),
             "`serverledge doctor` tells what the built-in sandbox needs for one",
         ),
         NetworkSupport::Open => invalid(
