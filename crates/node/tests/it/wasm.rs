@@ -145,6 +145,36 @@ fn they_run_beside_others_and_are_found_again() {
     assert_eq!(files(), 2);
 }
 
+/// Whether a thread of this name is in the process.
+fn has_thread(pid: u32, name: &str) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+        .any(|comm| comm.trim_end() == name)
+}
+
+#[test]
+fn a_node_that_stops_does_not_wait_for_the_compiler() {
+    // Takes the compiler far longer than a node takes to stop.
+    let work = "(local.set 0 (i32.mul (local.get 0) (i32.xor (local.get 0) (i32.const 3))))";
+    let function = format!(
+        "(func (param i32) (result i32) {} (local.get 0))",
+        work.repeat(200)
+    );
+    let functions = function.repeat(200);
+    let large =
+        format!("(module (memory (export \"memory\") 1) (func (export \"_start\")) {functions})");
+    let node = node().start();
+    create(&node, &text("large", &large));
+    eventually("the compiler runs", || {
+        has_thread(node.pid(), "wasm-compiler").then_some(())
+    });
+    let compiled = node.storage().join("wasm");
+    let (status, _stopped) = node.stop();
+    assert!(status.success());
+    assert_eq!(std::fs::read_dir(compiled).expect("a directory").count(), 0);
+}
+
 #[test]
 fn they_need_no_isolation_of_the_machine() {
     let node = node().set("sandbox.isolation", "process").start();

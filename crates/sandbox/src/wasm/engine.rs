@@ -210,19 +210,22 @@ fn engine() -> wasmtime::Result<Engine> {
 
 /// Threads that only compute, as many as there are cores, after those that serve.
 fn runtime() -> std::io::Result<Runtime> {
-    /// As `nice` has it, where 0 is usual and 19 is last.
-    const NICE: i32 = 5;
     let cores = thread::available_parallelism().map_or(1, usize::from);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores)
         .max_blocking_threads(1)
         .thread_name("wasm")
-        .on_thread_start(|| {
-            // Linux has it of threads. Where it isn't allowed, all are equal.
-            let _ = rustix::process::setpriority_process(None, NICE);
-        })
+        .on_thread_start(stand_back)
         .enable_time()
         .build()
+}
+
+/// Has this thread come after those that serve. Linux has priorities of threads, not of processes;
+/// where it doesn't allow it, all are equal.
+pub(super) fn stand_back() {
+    /// As `nice` has it, where 0 is usual and 19 is last.
+    const NICE: i32 = 5;
+    let _ = rustix::process::setpriority_process(None, NICE);
 }
 
 /// A thread that counts the engine's epochs while there are calls.

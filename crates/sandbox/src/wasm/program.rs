@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use wasmtime::component::Component;
 use wasmtime::{Engine, InstancePre, Module, ModuleExport, Precompiled};
@@ -12,7 +13,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::cache::Key;
 use super::code;
-use super::engine::Machine;
+use super::engine::{self, Machine};
 use super::host::Host;
 use crate::types::FunctionError;
 use crate::{CreateError, lock};
@@ -76,7 +77,7 @@ impl Programs {
             let _permit = permit;
             programs.make(&machine, &module, &key)
         };
-        blocking(make).await
+        on_a_thread(make).await
     }
 
     /// The program if that takes no compiler.
@@ -142,6 +143,24 @@ async fn blocking<T: Send + 'static>(
     match spawn_blocking(work).await {
         Ok(result) => result.map_err(CreateError::Load),
         Err(panic) => Err(CreateError::Isolation(panic.to_string())),
+    }
+}
+
+/// On a thread of its own, after all others: compiling may take a minute, and a node that stops
+/// waits for what is on the blocking threads.
+async fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, FunctionError> + Send + 'static,
+) -> Result<T, CreateError> {
+    let (sender, result) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("wasm-compiler".to_owned());
+    let begun = thread.spawn(move || {
+        engine::stand_back();
+        let _ = sender.send(work());
+    });
+    begun.map_err(|error| CreateError::io("starting a thread for the compiler", error))?;
+    match result.await {
+        Ok(result) => result.map_err(CreateError::Load),
+        Err(_) => Err(CreateError::Isolation("the compiler failed".to_owned())),
     }
 }
 
