@@ -52,7 +52,7 @@ impl Wasm {
             code_dir,
             handler: "f.wasm".to_owned(),
             preload: Vec::new(),
-            network: serverledge_sandbox::NetworkPolicy::None,
+            network: serverledge_core::NetworkPolicy::None,
             memory_mb: 32,
             cpu: 0.0,
             slots: 1,
