@@ -39,8 +39,9 @@ impl Footprint {
     pub(crate) fn of(node: u32, mark: &str) -> Self {
         let own = cgroups_of(std::process::id());
         let mut footprint = Footprint::default();
-        for (&pid, &(_, started)) in &processes() {
-            if pid == node || !belongs(pid, node, mark) {
+        let running = processes();
+        for (&pid, &(_, started)) in &running {
+            if pid == node || !belongs(pid, node, mark, &running) {
                 continue;
             }
             footprint.processes.insert((pid, started));
@@ -157,8 +158,8 @@ fn processes() -> BTreeMap<u32, (u32, u64)> {
         .collect()
 }
 
-fn belongs(pid: u32, node: u32, mark: &str) -> bool {
-    descends(pid, node, &processes()) || (mentions(pid, mark) && pid != std::process::id())
+fn belongs(pid: u32, node: u32, mark: &str, running: &BTreeMap<u32, (u32, u64)>) -> bool {
+    descends(pid, node, running) || (mentions(pid, mark) && pid != std::process::id())
 }
 
 fn descends(mut pid: u32, ancestor: u32, processes: &BTreeMap<u32, (u32, u64)>) -> bool {
