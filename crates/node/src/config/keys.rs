@@ -122,15 +122,7 @@ impl Set {
                 value.map(|value| set(config, value))
             }
             Self::Text(set) => value.as_text().map(|value| set(config, value)),
-            Self::Path(set) => {
-                let path = value
-                    .as_text()
-                    .filter(|path| !path.is_empty())
-                    .map(PathBuf::from);
-                // Later, the working directory may be another.
-                let path = path.map(|path| std::path::absolute(&path).unwrap_or(path));
-                path.map(|path| set(config, path))
-            }
+            Self::Path(set) => absolute(value).map(|path| set(config, path)),
             Self::Choice(choices, set) => {
                 let chosen = value.as_text().map(|text| text.to_lowercase());
                 chosen
@@ -199,6 +191,13 @@ impl Set {
             Self::RuntimeLanguage => format!("one of {}", LANGUAGES.join(", ")),
         }
     }
+}
+
+/// A path from the working directory: later, that may be another.
+fn absolute(value: &Scalar) -> Option<PathBuf> {
+    let path = value.as_text().filter(|path| !path.is_empty())?;
+    let path = PathBuf::from(path);
+    Some(std::path::absolute(&path).unwrap_or(path))
 }
 
 fn runtime<'a>(config: &'a mut Config, name: &str) -> &'a mut RuntimeConfig {
