@@ -291,6 +291,15 @@ fn packages_of_go_programs_are_unpacked() {
 }
 
 #[test]
+fn a_zip_for_lambda_is_unpacked_as_the_client_packs_it() {
+    let lines = outer(&[file("bootstrap", "program"), file("lib/x", "more")], &[]);
+    for expected in ["bootstrap", "lib/x"] {
+        let found = lines.iter().any(|line| line.starts_with(expected));
+        assert!(found, "{expected}: {lines:#?}");
+    }
+}
+
+#[test]
 fn other_zips_in_archives_are_left_alone() {
     let names = |lines: Vec<String>| -> Vec<String> {
         let first = |line: &String| line.split(' ').next().unwrap_or_default().to_owned();
