@@ -122,7 +122,8 @@ fn only(report: &Value, name: &str, allowed: &[&str]) {
 #[track_caller]
 fn has_variables(report: &Value, names: &[&str]) {
     let environment = report["environment"].as_object().unwrap();
-    let found: Vec<&str> = environment.keys().map(String::as_str).collect();
+    let mut found: Vec<&str> = environment.keys().map(String::as_str).collect();
+    found.sort_unstable();
     assert_eq!(found, names);
 }
 
@@ -131,7 +132,7 @@ fn the_built_in_sandbox_holds() {
     // What it tries in vain otherwise would leave the machine.
     let node = node().set("network.deny", "192.0.2.0/24").start();
     let report = report(&node);
-    assert_eq!(report["interfaces"], json!(["egress", "lo"]));
+    only(&report, "interfaces", &["egress", "lo"]);
     assert_eq!(lapses(&report), [""; 0]);
     only(&report, "writable", &["/tmp", "/tmp/mode", "/dev/shm"]);
     assert!(texts(&report, "writable").contains("/tmp"));

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 
 use serverledge_core::NetworkPolicy;
 
-use super::{NetworkConfig, RESOLVERS};
+use super::{GUEST, NetworkConfig, RESOLVERS};
 
 const DNS_PORT: u16 = 53;
 
@@ -22,6 +22,10 @@ impl Access {
         if let Some(index) = RESOLVERS.iter().position(|resolver| resolver == to.ip()) {
             let asks = to.port() == DNS_PORT && self.policy.allows_names();
             return asks.then(|| self.resolver(index)).flatten();
+        }
+        // The sandboxes' own network, which ends at the device.
+        if to.ip().octets()[..3] == GUEST.octets()[..3] {
+            return None;
         }
         let denied = &self.config.denied;
         let allowed = self.policy.allows(*to.ip(), to.port(), denied) && !is_own(*to.ip());

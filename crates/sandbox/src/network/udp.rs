@@ -2,16 +2,14 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
 use smoltcp::wire::Icmpv4DstUnreachable;
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use super::packet::{self, Flow, QUOTE};
@@ -25,19 +23,18 @@ const DATAGRAM_MAX: usize = 65_507;
 /// Answers taken from a flow before it is another's turn.
 const ANSWERS_MAX: usize = 32;
 
+/// An error about an earlier datagram comes without anything to read.
 const EVENTS: Interest = Interest::READABLE.add(Interest::ERROR);
 
 /// All flows of a sandbox.
 pub(super) struct Flows {
     flows: HashMap<Flow, Answers>,
     limit: usize,
-    buffer: Vec<u8>,
 }
 
 struct Answers {
-    socket: Arc<UdpSocket>,
-    /// Resolves when there is an answer, or an error.
-    readiness: BoxFuture<'static, ()>,
+    socket: Arc<AsyncFd<UdpSocket>>,
+    next: BoxFuture<'static, io::Result<Vec<u8>>>,
     used: Instant,
     /// The beginning of what the sandbox has sent last, for errors about it.
     last: Vec<u8>,
@@ -48,7 +45,6 @@ impl Flows {
         Flows {
             flows: HashMap::new(),
             limit,
-            buffer: Vec::new(),
         }
     }
 
@@ -65,7 +61,7 @@ impl Flows {
             let socket = connect(target).map_err(|error| reason(&error))?;
             self.make_room();
             let answers = Answers {
-                readiness: readiness(&socket),
+                next: Box::pin(next(Arc::clone(&socket))),
                 socket,
                 used: Instant::now(),
                 last: Vec::new(),
@@ -77,11 +73,11 @@ impl Flows {
         };
         answers.used = Instant::now();
         answers.last = bytes[..bytes.len().min(QUOTE)].to_vec();
-        // Past the runtime, which wouldn't know yet that a new socket has room.
-        match rustix::net::send(&answers.socket, payload, SendFlags::DONTWAIT) {
+        match answers.socket.get_ref().send(payload) {
+            Ok(_) => Ok(()),
             // Full: datagrams get lost.
-            Ok(_) | Err(Errno::WOULDBLOCK) => Ok(()),
-            Err(error) => Err(reason(&error.into())),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(reason(&error)),
         }
     }
 
@@ -101,25 +97,22 @@ impl Flows {
         if self.flows.is_empty() {
             return false;
         }
-        self.buffer.resize(DATAGRAM_MAX, 0);
         let before = out.len();
         for (flow, answers) in &mut self.flows {
             for _ in 0..ANSWERS_MAX {
-                if answers.readiness.as_mut().poll(context).is_pending() {
+                let Poll::Ready(received) = answers.next.as_mut().poll(context) else {
                     break;
-                }
-                match answers.receive(&mut self.buffer) {
-                    Ok(size) => {
+                };
+                match received {
+                    Ok(payload) => {
                         answers.used = Instant::now();
-                        out.push(packet::datagram(flow, &self.buffer[..size]));
+                        out.push(packet::datagram(flow, &payload));
                     }
-                    // Asked again, it says when.
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => {
                         out.extend(packet::unreachable(&answers.last, reason(&error)));
                     }
                 }
-                answers.readiness = readiness(&answers.socket);
+                answers.next = Box::pin(next(Arc::clone(&answers.socket)));
             }
         }
         out.len() > before
@@ -132,32 +125,30 @@ impl Flows {
     }
 }
 
-impl Answers {
-    /// Takes an answer or an error, of which the runtime knows no other way to tell.
-    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let socket = &self.socket;
-        socket.try_io(EVENTS, || {
-            let (size, _) = rustix::net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT)?;
-            Ok(size)
-        })
+/// The next answer, or an error about a datagram that was sent.
+async fn next(socket: Arc<AsyncFd<UdpSocket>>) -> io::Result<Vec<u8>> {
+    loop {
+        let mut ready = socket.ready(EVENTS).await?;
+        let mut buffer = [0; DATAGRAM_MAX];
+        match socket.get_ref().recv(&mut buffer) {
+            Ok(size) => return Ok(buffer[..size].to_vec()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            Err(error) => return Err(error),
+        }
     }
 }
 
-fn readiness(socket: &Arc<UdpSocket>) -> BoxFuture<'static, ()> {
-    let socket = Arc::clone(socket);
-    Box::pin(async move {
-        // An error means that the runtime is shutting down.
-        let _ = socket.ready(EVENTS).await;
-    })
-}
-
-fn connect(target: SocketAddr) -> io::Result<Arc<UdpSocket>> {
+fn connect(target: SocketAddr) -> io::Result<Arc<AsyncFd<UdpSocket>>> {
     let any: IpAddr = match target {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = std::net::UdpSocket::bind((any, 0))?;
+    let socket = UdpSocket::bind((any, 0))?;
     socket.connect(target)?;
     socket.set_nonblocking(true)?;
-    UdpSocket::from_std(socket).map(Arc::new)
+    // SAFETY: a `UdpSocket` owns its descriptor, always tells the same one, and is only lent out
+    // shared while it is registered. JUSTIFICATION: the runtime's own socket doesn't wait for errors
+    // that come without anything to read.
+    let socket = unsafe { AsyncFd::register_with_interest(socket, EVENTS) }?;
+    Ok(Arc::new(socket))
 }
