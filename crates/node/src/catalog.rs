@@ -4,7 +4,7 @@
 //! start-up. Each registered revision of a function has its own [`FunctionId`], so that calls and
 //! sandboxes of an old revision are never mistaken for those of a new one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -110,6 +110,13 @@ impl Catalog {
         let mut names: Vec<_> = self.read().keys().cloned().collect();
         names.sort_unstable();
         names
+    }
+
+    /// The images of all functions.
+    pub fn images(&self) -> HashSet<String> {
+        let functions = self.read();
+        let images = functions.values().filter_map(|it| it.image.clone());
+        images.collect()
     }
 
     /// Whether some function has the code `digest`. Linear in the number of functions: for the

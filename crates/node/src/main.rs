@@ -37,6 +37,8 @@ enum Command {
     Dev(commands::dev::Arguments),
     /// Print what this machine can isolate, what is missing and how to get it.
     Doctor,
+    /// List, load, pull and remove the images of the built-in sandbox.
+    Image(commands::image::Arguments),
     /// Print every configuration key with its default and meaning.
     Config,
     /// Test workflows and their expressions without a node.
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         None => commands::serve::run(arguments.config.as_deref()),
         Some(Command::Dev(arguments)) => commands::dev::run(&arguments),
         Some(Command::Doctor) => return commands::doctor::run(),
+        Some(Command::Image(arguments)) => commands::image::run(&arguments),
         Some(Command::Config) => commands::config::run(),
         Some(Command::Asl(command)) => match commands::asl::run(&command) {
             Ok(code) => return code,

@@ -13,7 +13,7 @@ use hyper::header::HeaderValue;
 use serverledge_api::{InvokeReply, Network};
 use serverledge_core::{FunctionId, Language, NetworkPolicy, Runtime, SchedulerConfig};
 use serverledge_sandbox::wasm::WasmBackend;
-use serverledge_sandbox::{Backend, NetworkSupport};
+use serverledge_sandbox::{Backend, ImageUse, NetworkSupport};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -52,10 +52,7 @@ pub struct Node {
     pub(crate) federation: Option<Federation>,
     /// Memory for the bodies of requests.
     pub(crate) room: Room,
-    /// Whether sandboxes are made from images.
-    pub(crate) takes_images: bool,
-    /// What the backend does about the network.
-    network: NetworkSupport,
+    pub(crate) backend: Arc<dyn Backend>,
     last_request: AtomicU64,
     stopping: CancellationToken,
 }
@@ -115,11 +112,10 @@ impl Node {
         let path = &config.storage.path;
         let code = CodeStore::open(&path.join("code"), config.code.limits());
         let code = Arc::new(code.context("opening the code in storage.path")?);
-        let takes_images = backend.takes_images();
-        let network = backend.network();
         let wasm = WasmBackend::new(path.join("wasm"));
         let start_timeout = config.sandbox.start_timeout;
-        let launcher = Launcher::new(backend, wasm, Arc::clone(&code), start_timeout);
+        let started = Arc::clone(&backend);
+        let launcher = Launcher::new(started, wasm, Arc::clone(&code), start_timeout);
         let ahead = (config.sandbox.prestart, config.sandbox.prestart_max);
         let pool = Pool::new(scheduler_config(&config), launcher, ahead);
         let (async_calls, queue) = AsyncCalls::open(async_config(&config), Arc::clone(&store))?;
@@ -143,8 +139,7 @@ impl Node {
                 .take(NAME_LOCKS)
                 .collect(),
             federation: Federation::new(&config),
-            takes_images,
-            network,
+            backend,
             last_request: AtomicU64::new(0),
             stopping: CancellationToken::new(),
             config,
@@ -244,8 +239,7 @@ impl Node {
     /// A record as a function that can be invoked; `None` for a runtime this node doesn't have.
     pub(crate) fn function(&self, record: FunctionRecord) -> Option<Function> {
         let runtime = self.runtime(&record.runtime)?;
-        let image = (self.takes_images && runtime.language != Language::Wasm)
-            .then(|| self.image(&record, runtime.language));
+        let image = self.image(&record, runtime.language);
         let limit = &self.config.function;
         let timeout = record
             .timeout_seconds
@@ -271,10 +265,15 @@ impl Node {
     pub(crate) fn interpreter(&self, runtime: &str, language: Language) -> PathBuf {
         let configured = self.config.runtimes.get(&runtime.to_lowercase());
         let usual = Path::new(language.interpreter());
+        let in_image = match self.backend.image_use() {
+            ImageUse::Never => false,
+            ImageUse::Possible => self.own_image(runtime, language).is_some(),
+            ImageUse::Always => true,
+        };
         // Where an image has it is found by its PATH.
         let usual = usual
             .file_name()
-            .filter(|_| self.takes_images)
+            .filter(|_| in_image)
             .map_or(usual, Path::new);
         configured
             .and_then(|runtime| runtime.path.clone())
@@ -297,19 +296,33 @@ impl Node {
     pub(crate) fn network_support(&self, language: Language) -> NetworkSupport {
         match language {
             Language::Wasm => NetworkSupport::Absent,
-            _ => self.network,
+            _ => self.backend.network(),
         }
     }
 
-    /// The image for a function's sandboxes.
-    fn image(&self, record: &FunctionRecord, language: Language) -> String {
-        if language == Language::Custom {
-            return record.custom_image.clone();
+    /// The image for a function's sandboxes, if they are made from one.
+    pub(crate) fn image(&self, record: &FunctionRecord, language: Language) -> Option<String> {
+        match (self.backend.image_use(), language) {
+            (ImageUse::Never, _) | (_, Language::Wasm) => None,
+            (ImageUse::Possible, _) => self.own_image(&record.runtime, language),
+            (ImageUse::Always, Language::Custom) => Some(record.custom_image.clone()),
+            (ImageUse::Always, _) => {
+                let original = || format!("{ORIGINAL_IMAGES}{}", record.runtime);
+                let configured = self.configured_image(&record.runtime);
+                Some(configured.unwrap_or_else(original))
+            }
         }
-        let configured = self.config.runtimes.get(&record.runtime.to_lowercase());
-        configured
-            .and_then(|runtime| runtime.image.clone())
-            .unwrap_or_else(|| format!("{ORIGINAL_IMAGES}{}", record.runtime))
+    }
+
+    /// The image of a runtime where the machine's interpreter would do.
+    fn own_image(&self, runtime: &str, language: Language) -> Option<String> {
+        let has_shim = matches!(language, Language::Python | Language::Node);
+        self.configured_image(runtime).filter(|_| has_shim)
+    }
+
+    fn configured_image(&self, runtime: &str) -> Option<String> {
+        let configured = self.config.runtimes.get(&runtime.to_lowercase());
+        configured.and_then(|runtime| runtime.image.clone())
     }
 
     /// The runtime called `name`, from the table or the configuration.
@@ -433,7 +446,8 @@ fn node_key(storage: &std::path::Path) -> anyhow::Result<String> {
     Ok(key)
 }
 
-/// Every `janitor.interval`: idle sandboxes past their time, expired results, code nobody uses.
+/// Every `janitor.interval`: idle sandboxes past their time, expired results, code and images that
+/// nobody uses.
 async fn janitor(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(node.config.janitor.interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -451,10 +465,20 @@ async fn janitor(node: Arc<Node>) {
         for function in node.pool.forget_retired(|f| current(f.id, &f.record.name)) {
             node.collect_code(function.record.code.as_deref()).await;
         }
+        node.collect_images().await;
     }
 }
 
 impl Node {
+    /// Lets go of images that no function has and no setting names.
+    async fn collect_images(&self) {
+        let configured = self.config.runtimes.values();
+        let configured = configured.filter_map(|runtime| runtime.image.clone());
+        let mut keep = self.catalog.images();
+        keep.extend(configured);
+        self.backend.collect_images(keep).await;
+    }
+
     /// Removes code that no function and no sandbox uses any more.
     async fn collect_code(self: &Arc<Self>, digest: Option<&str>) {
         let Some(Ok(digest)) = digest.map(Digest::parse) else {

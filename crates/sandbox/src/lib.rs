@@ -17,6 +17,7 @@ pub mod docker;
 mod error;
 mod executor;
 pub mod fake;
+pub mod image;
 mod instance;
 pub mod java;
 mod log;
@@ -29,6 +30,7 @@ mod types;
 pub mod wasm;
 mod wire;
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,14 +44,35 @@ pub use types::{Call, FunctionError, Kind, NetworkSupport, Reply, SandboxSpec, S
 /// A future whose type is erased, so that the traits here can be used as objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// Whether a backend makes sandboxes from images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageUse {
+    /// There are none.
+    Never,
+    /// From an image or without one.
+    Possible,
+    /// Without an image there is no sandbox.
+    Always,
+}
+
 /// A technology that makes sandboxes.
 pub trait Backend: Send + Sync + 'static {
     /// The name used in configuration and logs, such as `oci`.
     fn name(&self) -> &'static str;
 
     /// Whether sandboxes are made from [`SandboxSpec::image`].
-    fn takes_images(&self) -> bool {
-        false
+    fn image_use(&self) -> ImageUse {
+        ImageUse::Never
+    }
+
+    /// Makes sure that an image is at hand, where this backend gets images itself.
+    fn provide_image(&self, _image: String) -> BoxFuture<'_, Result<(), image::ImageError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Tells which images are in use, so that others can be removed.
+    fn collect_images(&self, _keep: HashSet<String>) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
 
     /// What [`SandboxSpec::network`] means to it.

@@ -38,8 +38,7 @@ pub struct SandboxSpec {
     /// Which language the interpreter speaks. `None`: the image's own command serves the
     /// original's protocol on port 8080, and there is no interpreter.
     pub shim: Option<Shim>,
-    /// The image to make the sandbox from; only backends with [`crate::Backend::takes_images`]
-    /// look at it, and they need one.
+    /// The image to make the sandbox from; [`crate::Backend::image_use`] tells who looks at it.
     pub image: Option<String>,
     /// Directory with the function's code, readable by everyone; seen as `/app` by the function.
     pub code_dir: PathBuf,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use serverledge::config::{Config, Isolation, SandboxBackend};
 use serverledge_sandbox::docker::{DockerBackend, DockerConfig, Engine};
+use serverledge_sandbox::image::ImageStore;
 use serverledge_sandbox::oci::{OciBackend, OciConfig, Reaped};
 use serverledge_sandbox::probe::Report;
 use serverledge_sandbox::process::ProcessBackend;
@@ -60,7 +61,10 @@ async fn builtin(config: &Config, report: &Report) -> anyhow::Result<Arc<dyn Bac
         connections_max: config.network.connections_max,
         resolv_conf: config.network.resolv_conf.clone(),
     };
+    let images = ImageStore::open(config.image.store(&config.storage.path));
+    let images = images.with_context(|| preparing(config))?;
     let config = OciConfig {
+        images: Some(Arc::new(images)),
         process_max: config.sandbox.processes_max,
         tmp_mb: config.sandbox.tmp_mb,
         network,

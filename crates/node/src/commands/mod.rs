@@ -5,4 +5,5 @@ pub(crate) mod backend;
 pub(crate) mod config;
 pub(crate) mod dev;
 pub(crate) mod doctor;
+pub(crate) mod image;
 pub(crate) mod serve;

@@ -113,7 +113,8 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn search_dirs() -> Vec<PathBuf> {
+/// Where a configuration is looked for.
+pub(crate) fn search_dirs() -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(PathBuf::from);
     [Some("/etc/serverledge".into()), home, Some(".".into())]
         .into_iter()

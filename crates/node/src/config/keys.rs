@@ -85,6 +85,8 @@ pub(super) enum Set {
     Ipv4Networks(fn(&mut Config, Vec<Ipv4Network>)),
     /// `host:port`, separated by commas; none is fine.
     Endpoints(fn(&mut Config, Vec<String>)),
+    /// Like `host:port`, separated by commas; none is fine.
+    Hosts(fn(&mut Config, Vec<String>)),
     RuntimePath,
     RuntimeLanguage,
     RuntimeImage,
@@ -141,6 +143,10 @@ impl Set {
                 let endpoints = value.as_text().and_then(|text| endpoints(&text));
                 endpoints.map(|endpoints| set(config, endpoints))
             }
+            Self::Hosts(set) => {
+                let hosts = value.as_text().and_then(|text| hosts(&text));
+                hosts.map(|hosts| set(config, hosts))
+            }
             Self::RuntimePath => {
                 let path = value
                     .as_text()
@@ -185,6 +191,7 @@ impl Set {
                 "IPv4 addresses or networks like 10.0.0.0/8, with commas".into()
             }
             Self::Endpoints(_) => "host:port, several with commas".into(),
+            Self::Hosts(_) => "hosts like registry.example:5000, with commas".into(),
             Self::RuntimePath => "an absolute path".into(),
             Self::Choice(choices, _) => format!("one of {}", choices.join(", ")),
             Self::RuntimeImage => "the name of an image".into(),
@@ -231,6 +238,15 @@ fn endpoints(text: &str) -> Option<Vec<String>> {
     parts
         .filter(|part| !part.is_empty())
         .map(endpoint)
+        .collect()
+}
+
+fn hosts(text: &str) -> Option<Vec<String>> {
+    let is_host = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
+    let parts = text.split(',').map(str::trim);
+    parts
+        .filter(|part| !part.is_empty())
+        .map(|part| part.chars().all(is_host).then(|| part.to_owned()))
         .collect()
 }
 

@@ -22,7 +22,7 @@ pub use self::error::{ConfigError, Problem, Warning};
 use self::keys::{Effect, Found};
 pub use self::keys::{KeyDoc, describe};
 pub use self::sections::{
-    Api, Async, Code, CodeUrl, Config, Container, Etcd, Function, Isolation, Janitor, LogFormat,
+    Api, Async, Code, CodeUrl, Config, Container, Etcd, Function, Image, Isolation, Janitor, LogFormat,
     Network, Registry, RuntimeConfig, Sandbox, SandboxBackend, Scheduler, Shutdown, Storage,
 };
 use self::value::Scalar;

@@ -1,10 +1,11 @@
 //! What the rest of the node sees of the configuration. Field docs: meaning, unit, default.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serverledge_core::{Ipv4Network, Language, NetworkPolicy};
+use serverledge_sandbox::image::{ImageConfig, ImageLimits};
 
 use crate::code::CodeLimits;
 use crate::fetch::FetchLimits;
@@ -30,6 +31,8 @@ pub struct Config {
     pub function: Function,
     /// Limits of code: `code.*`.
     pub code: Code,
+    /// Images in the built-in sandbox: `image.*`.
+    pub image: Image,
     /// Asynchronous calls: `async.*`.
     pub async_calls: Async,
     /// Stopping: `shutdown.*`.
@@ -347,6 +350,29 @@ impl Default for CodeUrl {
     }
 }
 
+/// Images in the built-in sandbox.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Image {
+    /// What images may take.
+    pub limits: ImageLimits,
+    /// Registries that are talked to without TLS; none.
+    pub insecure_registries: Vec<String>,
+    /// File with credentials for registries; none.
+    pub auth_file: Option<PathBuf>,
+}
+
+impl Image {
+    /// For the store of images, below this directory.
+    pub fn store(&self, storage: &Path) -> ImageConfig {
+        ImageConfig {
+            limits: self.limits.clone(),
+            insecure_registries: self.insecure_registries.clone(),
+            auth_file: self.auth_file.clone(),
+            ..ImageConfig::new(storage.join("images"))
+        }
+    }
+}
+
 /// Asynchronous calls.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Async {
@@ -427,7 +453,7 @@ pub struct RuntimeConfig {
     pub path: Option<PathBuf>,
     /// Its language, if the name doesn't tell.
     pub language: Option<Language>,
-    /// Its image, if not the original's of that name; where sandboxes are made from images.
+    /// Its image: with Docker, if not the original's of that name; built in, none by default.
     pub image: Option<String>,
 }
 

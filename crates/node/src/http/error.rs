@@ -9,6 +9,7 @@ use hyper::StatusCode;
 use hyper::header::{HeaderValue, RETRY_AFTER};
 use serverledge_api::{DecodeError, Problem};
 use serverledge_core::DropReason;
+use serverledge_sandbox::image::ImageError;
 use serverledge_sandbox::{CreateError, Exit, ExitCause};
 use tracing::error;
 
@@ -54,6 +55,8 @@ pub(crate) enum ApiError {
     Code(#[source] CodeError),
     #[error("the code was not fetched")]
     Fetch(#[source] FetchError),
+    #[error("the image {image} can't be had: {}", error.chain())]
+    Image { image: String, error: ImageError },
     #[error("the store failed")]
     Store(#[from] StoreError),
     #[error("the function was not changed")]
@@ -131,6 +134,20 @@ impl ApiError {
                 "functions can be called, but not changed until it is back; see etcd.address",
             ),
             Self::Registry(_) => (503, "etcd is away", "try again later; see etcd.address"),
+            Self::Image { error, .. } => {
+                let (status, title) = match error {
+                    ImageError::Registry { transient, .. } if *transient => {
+                        (502, "image not available")
+                    }
+                    ImageError::Io { .. } => (503, "image not stored"),
+                    _ => (400, "invalid image"),
+                };
+                (
+                    status,
+                    title,
+                    "put it on the node with `serverledge image pull` or `serverledge image load`",
+                )
+            }
             Self::Accept(AcceptError::TooMany(_)) => (429, "too many calls", "try again later"),
             _ => (
                 503,

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serverledge_api::{FunctionSpec, Network};
 use serverledge_core::{FunctionName, Language, NetworkPolicy};
-use serverledge_sandbox::NetworkSupport;
+use serverledge_sandbox::{ImageUse, NetworkSupport};
 use serverledge_sandbox::docker::check_image;
 use serverledge_sandbox::java;
 use tokio::sync::MutexGuard;
@@ -58,6 +58,7 @@ async fn install(node: &Arc<Node>, spec: FunctionSpec, update: bool) -> Result<R
     let record = check(node, &spec)?;
     // Before the lock: fetching may take long, and others wait for the lock.
     let archive = receive_code(node, spec.code).await?;
+    provide_image(node, &record).await?;
     let _guard = lock(node, &spec.name).await;
     check_new(node, &spec.name, update)?;
     let code = store_code(node, archive).await?;
@@ -152,6 +153,17 @@ pub(crate) async fn mark_shared(
 fn is_older(node: &Node, name: &str, revision: u64) -> bool {
     let known = node.catalog.function(name);
     known.is_none_or(|known| known.record.shared.is_none_or(|shared| shared < revision))
+}
+
+/// Has the image got that the function needs, so that what is wrong with it is told now.
+async fn provide_image(node: &Node, record: &FunctionRecord) -> Result<(), ApiError> {
+    let runtime = node.runtime(&record.runtime);
+    let image = runtime.and_then(|runtime| node.image(record, runtime.language));
+    let Some(image) = image else {
+        return Ok(());
+    };
+    let provided = node.backend.provide_image(image.clone()).await;
+    provided.map_err(|error| ApiError::Image { image, error })
 }
 
 fn check_new(node: &Node, name: &str, update: bool) -> Result<(), ApiError> {
@@ -322,7 +334,7 @@ const MODULE_MAX: usize = 128;
 fn check_runs(node: &Node, spec: &FunctionSpec, language: Language) -> Result<(), ApiError> {
     let invalid = |what: String, hint| Err(ApiError::Invalid { what, hint });
     let runtime = &spec.runtime;
-    if node.takes_images {
+    if node.backend.image_use() == ImageUse::Always {
         return match check_image(&spec.custom_image).filter(|_| language == Language::Custom) {
             None => Ok(()),
             Some(wrong) => invalid(

@@ -20,7 +20,9 @@ use crate::cgroup::{Limits, hash};
 use crate::instance::{Greeted, Limit, greet};
 use crate::log::LogTail;
 use crate::wire::Listener;
-use crate::{Backend, BoxFuture, CreateError, Kind, Prestarted, Sandbox, SandboxSpec, Shim};
+use crate::{
+    Backend, BoxFuture, CreateError, ImageUse, Kind, Prestarted, Sandbox, SandboxSpec, Shim,
+};
 
 /// How much output may be on its way from the engine to the log.
 const OUTPUT_BUFFER: usize = 64 << 10;
@@ -401,8 +403,8 @@ impl Backend for DockerBackend {
         "docker"
     }
 
-    fn takes_images(&self) -> bool {
-        true
+    fn image_use(&self) -> ImageUse {
+        ImageUse::Always
     }
 
     fn create(&self, spec: SandboxSpec) -> BoxFuture<'_, Result<Arc<dyn Sandbox>, CreateError>> {

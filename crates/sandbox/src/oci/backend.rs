@@ -1,5 +1,6 @@
 //! The node's part: makes what a sandbox needs, asks the helper for it, and loads the function.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::helper::ROOTLESS_UID;
+use super::images::{Images, Prepared};
 use super::link::Link;
 use super::message::{Create, Deliver, Request, Setup, Tunnel, receive};
 use super::root::SHIM_DIR;
@@ -25,13 +27,14 @@ use super::{OciConfig, STATUS_SETUP_FAILED};
 use crate::body::{Body, EndReceiver, Guard, Registry, RunDir, Watched};
 use crate::cgroup::{Groups, Limits, Version, hash};
 use crate::executor::{self, ENVIRONMENT};
+use crate::image::ImageError;
 use crate::instance::{Greeted, Limit, greet};
 use crate::java::Kits;
 use crate::log::LogTail;
 use crate::wire::Listener;
 use crate::{
-    Backend, BoxFuture, CreateError, Exit, Kind, NetworkConfig, NetworkSupport, Prestarted,
-    Sandbox, SandboxSpec, Shim,
+    Backend, BoxFuture, CreateError, Exit, ImageUse, Kind, NetworkConfig, NetworkSupport,
+    Prestarted, Sandbox, SandboxSpec, Shim,
 };
 
 /// Where the function's code is inside.
@@ -47,9 +50,17 @@ const PROCESSES_ROOTLESS: u32 = 1024;
 struct Birth {
     id: u64,
     kind: Kind,
+    ground: Ground,
     code_dir: Option<PathBuf>,
     limits: Limits,
     network: bool,
+}
+
+/// What a sandbox is made on.
+struct Ground {
+    link: Arc<Link>,
+    /// Without one, it is the host's root.
+    image: Option<Arc<Prepared>>,
 }
 
 /// A sandbox without a function.
@@ -138,6 +149,7 @@ pub struct OciBackend {
     registry: Registry,
     /// Whether sandboxes can have a way out.
     has_network: bool,
+    images: Option<Images>,
     /// Whether each sandbox has a user of its own.
     own_users: bool,
     /// Where in the range this node begins, so that several on a machine rarely share users.
@@ -166,11 +178,14 @@ impl OciBackend {
             .map_err(|source| CreateError::io("preparing the directory for Java", source))?;
         let setup = Setup {
             root: config.state_dir.join("root"),
+            images: config.state_dir.join("images"),
             java: java.dir().to_owned(),
         };
         let link = Link::start(&config.helper, &setup).await?;
         let first_user = hash(&config.state_dir);
         let own_users = !link.rootless && is_mapped(config.uid_base);
+        // What hides files of lower layers can only be made by root.
+        let store = config.images.clone().filter(|_| !link.rootless);
         Ok(Arc::new(OciBackend {
             has_network: open_tunnels().is_ok(),
             config,
@@ -180,6 +195,7 @@ impl OciBackend {
             setup,
             link: tokio::sync::Mutex::new(Arc::new(link)),
             registry: Registry::default(),
+            images: store.map(Images::new),
             own_users,
             first_user,
         }))
@@ -201,10 +217,13 @@ impl OciBackend {
     }
 
     async fn make(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
+        let kind = spec.kind().ok_or_else(CreateError::needs_image)?;
+        let (kind, ground) = self.ground(kind).await?;
         let limit = Limit::of(spec.timeout_start);
         let birth = Birth {
             id: spec.id,
-            kind: spec.kind().ok_or_else(CreateError::needs_image)?,
+            kind,
+            ground,
             code_dir: Some(spec.code_dir.clone()),
             limits: self.limits(&spec),
             network: spec.network != NetworkPolicy::None,
@@ -230,9 +249,11 @@ impl OciBackend {
             cpu: 0.0,
             processes: self.config.process_max + 1,
         };
+        let (kind, ground) = self.ground(kind).await?;
         let birth = Birth {
             id,
             kind,
+            ground,
             code_dir: None,
             limits,
             network: self.has_network,
@@ -248,20 +269,36 @@ impl OciBackend {
         })))
     }
 
+    /// What a sandbox of this kind is made on, and where its interpreter is there. Not within the
+    /// time limit of a start: the image may have to be got first.
+    async fn ground(&self, mut kind: Kind) -> Result<(Kind, Ground), CreateError> {
+        let link = self.link().await?;
+        let needs_interpreter = kind.shim != Shim::Bridge;
+        let image = match (&kind.image, &self.images) {
+            (None, _) => None,
+            (Some(name), Some(images)) => Some(images.prepare(name, &link).await?),
+            (Some(name), None) => return Err(no_images(name)),
+        };
+        match &image {
+            Some(image) if needs_interpreter => kind.interpreter = image.find(&kind.interpreter)?,
+            None if needs_interpreter && !kind.interpreter.starts_with("/usr") => {
+                let path = kind.interpreter.display();
+                let outside = format!("the interpreter {path} is not under /usr");
+                return Err(CreateError::Isolation(outside));
+            }
+            _ => {}
+        }
+        Ok((kind, Ground { link, image }))
+    }
+
     /// Starts a sandbox up to its shim's first word.
     async fn begin(
         &self,
         birth: Birth,
         limit: Limit,
     ) -> Result<(Greeted, Arc<Link>, Way), CreateError> {
-        let needs_interpreter = birth.kind.shim != Shim::Bridge;
-        if needs_interpreter && !birth.kind.interpreter.starts_with("/usr") {
-            let path = birth.kind.interpreter.display();
-            let outside = format!("the interpreter {path} is not under /usr");
-            return Err(CreateError::Isolation(outside));
-        }
         let argv = self.command(&birth.kind).await?;
-        let link = self.link().await?;
+        let link = Arc::clone(&birth.ground.link);
         let making = |source| CreateError::io("making the sandbox's directory and pipes", source);
         let dir = self
             .config
@@ -270,7 +307,7 @@ impl OciBackend {
             .join(birth.id.to_string());
         let dir = RunDir::create(dir).map_err(making)?;
         let listener = Listener::bind(&dir.path().join("node.sock")).map_err(making)?;
-        let pipes = self.pipes(&birth.kind, &argv).map_err(making)?;
+        let pipes = self.pipes(&birth, &argv).map_err(making)?;
         let cgroup = self.create_early(&birth).await?;
         let cgroup_dir = cgroup.as_ref().and_then(|cgroup| cgroup.open_dir());
 
@@ -317,6 +354,7 @@ impl OciBackend {
             id: birth.id,
             code_dir: birth.code_dir.clone(),
             socket_dir: dir.to_owned(),
+            image: birth.ground.image.as_ref().map(|image| image.id),
             uid: match self.own_users {
                 true => {
                     self.config.uid_base + (self.first_user.wrapping_add(birth.id) % USERS) as u32
@@ -351,10 +389,13 @@ impl OciBackend {
         Ok(argv.into_iter().map(OsString::from).collect())
     }
 
-    fn pipes(&self, kind: &Kind, argv: &[OsString]) -> io::Result<Pipes> {
+    fn pipes(&self, birth: &Birth, argv: &[OsString]) -> io::Result<Pipes> {
         let argv: Vec<_> = argv.iter().map(OsString::as_os_str).collect();
-        let variables = executor::variables("/run/serverledge/node.sock", &kind.preload);
-        let mut environment = ENVIRONMENT.to_vec();
+        let variables = executor::variables("/run/serverledge/node.sock", &birth.kind.preload);
+        let images = birth.ground.image.as_ref().map(|it| it.environment());
+        let images = images.iter().flatten().map(String::as_str);
+        let ours = birth.ground.image.is_none().then_some(ENVIRONMENT);
+        let mut environment: Vec<&str> = ours.into_iter().flatten().chain(images).collect();
         environment.extend(variables.iter().map(String::as_str));
         let (reader, mut writer) = io::pipe()?;
         // Fits the pipe, so this doesn't block: the largest part has a limit of 32 KiB.
@@ -468,6 +509,13 @@ async fn exit(status: pipe::Receiver) -> Result<Option<Exit>, String> {
     }
 }
 
+fn no_images(name: &str) -> CreateError {
+    CreateError::Image {
+        image: name.to_owned(),
+        problem: "can't be used: images need a node that runs as root".to_owned(),
+    }
+}
+
 /// Makes the directories and returns the path without links.
 fn prepare_dirs(state_dir: &Path) -> io::Result<PathBuf> {
     // Nobody else may enter: the sockets in it are open to all users, as each sandbox is another.
@@ -476,7 +524,7 @@ fn prepare_dirs(state_dir: &Path) -> io::Result<PathBuf> {
         .mode(0o700)
         .create(state_dir)?;
     let state_dir = fs::canonicalize(state_dir)?;
-    for dir in ["root", "sandboxes"] {
+    for dir in ["root", "images", "sandboxes"] {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -525,12 +573,36 @@ impl Backend for OciBackend {
         Box::pin(self.make_ahead(kind, id, timeout))
     }
 
+    fn image_use(&self) -> ImageUse {
+        match &self.images {
+            Some(_) => ImageUse::Possible,
+            None => ImageUse::Never,
+        }
+    }
+
+    fn provide_image(&self, image: String) -> BoxFuture<'_, Result<(), ImageError>> {
+        Box::pin(async move {
+            match &self.images {
+                Some(images) => images.provide(&image).await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn collect_images(&self, keep: HashSet<String>) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Some(images) = &self.images {
+                images.collect(keep).await;
+            }
+        })
+    }
+
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             self.registry.close().await;
             self.link.lock().await.close().await;
             self.groups.close();
-            for dir in ["root", "sandboxes"] {
+            for dir in ["root", "images", "sandboxes"] {
                 // Not empty if somebody else uses it; then it stays.
                 let _ = fs::remove_dir(self.config.state_dir.join(dir));
             }

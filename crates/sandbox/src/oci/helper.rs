@@ -22,6 +22,7 @@ use rustix::thread::{
 };
 
 use super::message::{Answer, Create, Deliver, Ready, Request, Setup, receive, send};
+use super::overlay::Roots;
 use super::sys::{self, Fork};
 use super::sys::{NODEV, NOSUID, RDONLY};
 use super::{Step, child, root};
@@ -63,10 +64,11 @@ fn serve(node: BorrowedFd<'_>) -> io::Result<()> {
     ] {
         sys::set_signal(signal, true);
     }
-    let Some((Setup { root, java }, _)) = receive(node)? else {
+    let Some((setup, _)) = receive::<Setup>(node)? else {
         return Ok(());
     };
     let rootless = !geteuid().is_root();
+    let Setup { root, images, java } = setup;
     let error = set_up(&root, &java, rootless)
         .err()
         .map(|step| step.to_string());
@@ -78,6 +80,7 @@ fn serve(node: BorrowedFd<'_>) -> io::Result<()> {
     let mut helper = Helper {
         root,
         rootless,
+        images: Roots::new(images),
         home: fs::File::open("/proc/thread-self/ns/mnt")?.into(),
         sandboxes: BTreeMap::new(),
     };
@@ -114,6 +117,7 @@ fn set_up(root: &Path, java: &Path, rootless: bool) -> Result<(), Step> {
 struct Helper {
     root: PathBuf,
     rootless: bool,
+    images: Roots,
     /// Its own mount namespace.
     home: OwnedFd,
     /// Pid 1 of those that may be alive, by id.
@@ -130,6 +134,8 @@ impl Helper {
                     .create(create, fds)
                     .map(|(pid, pidfd)| (pid, Some(pidfd))),
                 Request::Deliver(deliver) => self.deliver(deliver).map(|()| (0, None)),
+                Request::Prepare(prepare) => self.images.add(prepare).map(|()| (0, None)),
+                Request::Forget(forget) => self.images.remove(forget.id).map(|()| (0, None)),
             };
             let (pid, pidfd, error) = match done {
                 Ok((pid, pidfd)) => (pid, pidfd, None),
@@ -179,6 +185,10 @@ impl Helper {
             ));
         };
         let cgroup = fds.next();
+        let root = match create.image {
+            Some(image) => &self.images.path(image)?,
+            None => &self.root,
+        };
         let fds = child::Fds {
             config,
             status,
@@ -187,7 +197,7 @@ impl Helper {
         };
         match sys::clone3(NAMESPACES, cgroup.as_ref().map(AsFd::as_fd)) {
             Ok(Fork::Parent { pid, pidfd }) => Ok((pid, pidfd)),
-            Ok(Fork::Child) => child::run(&self.root, create, &fds, self.rootless),
+            Ok(Fork::Child) => child::run(root, create, &fds, self.rootless),
             Err(error) => Err(Step::at("making namespaces")(error)),
         }
     }

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,6 +23,8 @@ use crate::{CreateError, lock};
 pub(crate) struct Link {
     shared: Arc<Shared>,
     pub(crate) rootless: bool,
+    /// Where the helper has the roots of images.
+    images: PathBuf,
     child: Mutex<Child>,
 }
 
@@ -97,6 +100,7 @@ impl Link {
         let mut link = Link {
             shared,
             rootless: false,
+            images: setup.images.clone(),
             child: Mutex::new(child),
         };
         let ready = link.set_up(setup).await;
@@ -124,6 +128,12 @@ impl Link {
             Some((ready, _)) => Ok(ready.rootless),
             None => Err("the sandbox helper ended while it was set up".to_owned()),
         })
+    }
+
+    /// Where this process sees the root of an image that the helper has prepared.
+    pub(crate) fn image_root(&self, id: u64) -> PathBuf {
+        let inside = self.images.join(id.to_string());
+        PathBuf::from(format!("/proc/{}/root{}", self.pid(), inside.display()))
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -23,6 +23,8 @@ pub(crate) struct Setup {
     pub(crate) root: PathBuf,
     /// Existing directory with what is made for Java, seen in all sandboxes.
     pub(crate) java: PathBuf,
+    /// Existing directory to keep the roots of images in.
+    pub(crate) images: PathBuf,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,14 +40,18 @@ pub(crate) struct Ready {
 pub(crate) enum Request {
     Create(Create),
     Deliver(Deliver),
+    Prepare(Prepare),
+    Forget(Forget),
 }
 
 impl Request {
-    /// The sandbox it is about. One request at a time for each.
+    /// The sandbox or root it is about; they share the numbers. One request at a time for each.
     pub(crate) fn id(&self) -> u64 {
         match self {
             Request::Create(create) => create.id,
             Request::Deliver(deliver) => deliver.id,
+            Request::Prepare(prepare) => prepare.id,
+            Request::Forget(forget) => forget.id,
         }
     }
 }
@@ -58,6 +64,8 @@ pub(crate) struct Create {
     /// The function's code; none yet for a sandbox that is made ahead of its function.
     pub(crate) code_dir: Option<PathBuf>,
     pub(crate) socket_dir: PathBuf,
+    /// The [`Prepare`] whose root it gets; else the host's.
+    pub(crate) image: Option<u64>,
     pub(crate) uid: u32,
     pub(crate) tmp_mb: u64,
     /// Where there is no cgroup for them: limits of each process's memory and of the user's
@@ -81,6 +89,21 @@ pub(crate) struct Tunnel {
 pub(crate) struct Deliver {
     pub(crate) id: u64,
     pub(crate) code_dir: PathBuf,
+}
+
+/// Asks for a root file system of an image's layers, for sandboxes to be made on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Prepare {
+    pub(crate) id: u64,
+    pub(crate) layers_dir: PathBuf,
+    /// Names in there; the lowest first.
+    pub(crate) layers: Vec<String>,
+}
+
+/// Asks to take down a root that no sandbox will be made on any more. Those that were keep it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Forget {
+    pub(crate) id: u64,
 }
 
 /// The answer to a [`Request`], with a descriptor of the sandbox's pid 1 if one was started.

@@ -7,8 +7,10 @@
 mod backend;
 mod child;
 mod helper;
+mod images;
 mod link;
 mod message;
+mod overlay;
 mod reap;
 pub(crate) mod root;
 pub(crate) mod sys;
@@ -17,12 +19,15 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::NetworkConfig;
 
 pub use backend::OciBackend;
 pub use helper::helper_main;
 pub use reap::{Reaped, reap};
+
+use crate::image::ImageStore;
 
 /// On the status pipe: what follows is the text of the step that failed before the executor was
 /// started. The executor itself writes 1 to 3.
@@ -41,6 +46,8 @@ pub struct OciConfig {
     /// First user id of the range from which each sandbox gets its own, as some limits of the
     /// kernel are per user. Default 1,879,048,192, which nobody else is known to use.
     pub uid_base: u32,
+    /// Where images are, if there are to be any.
+    pub images: Option<Arc<ImageStore>>,
     /// Command that runs [`crate::helper_main`]. Default: this program with `sandbox-helper`.
     pub helper: Vec<OsString>,
     /// What sandboxes reach.
@@ -55,6 +62,7 @@ impl OciConfig {
             process_max: 64,
             tmp_mb: 64,
             uid_base: 0x7000_0000,
+            images: None,
             helper: vec!["/proc/self/exe".into(), "sandbox-helper".into()],
             network: NetworkConfig::default(),
         }

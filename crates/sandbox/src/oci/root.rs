@@ -51,6 +51,9 @@ const GENERATED: [(&str, &str); 7] = [
     ("etc/shells", ""),
 ];
 
+/// What the root of an image has of these: the rest is the image's business.
+const GENERATED_IN_IMAGES: [&str; 3] = ["etc/hosts", "etc/hostname", "etc/resolv.conf"];
+
 /// A JDK's own settings, without which it doesn't start, are in directories of such names in `/etc`.
 const BOUND_PREFIX: &str = "java";
 
@@ -69,7 +72,7 @@ pub(crate) fn build(root: &Path, java: &Path) -> Result<(), Step> {
     .map_err(Step::at("mounting a tmpfs for the root"))?;
     let made = fill(root).map_err(Step::at("filling the root"));
     made.and_then(|()| bind_usr(root))?;
-    devices(root)?;
+    bind_devices(root)?;
     bind_tree(java, &root.join(".serverledge/java"))?;
     for path in BOUND.into_iter().map(PathBuf::from).chain(java_settings()) {
         let (source, target) = (Path::new("/").join(&path), root.join(&path));
@@ -89,18 +92,52 @@ fn java_settings() -> impl Iterator<Item = PathBuf> {
         .map(|name| Path::new("etc").join(name))
 }
 
-fn fill(root: &Path) -> io::Result<()> {
+/// What every root has: where a sandbox mounts its own, the shims, and devices to be bound.
+pub(super) fn fill_base(root: &Path) -> io::Result<()> {
     for dir in [
-        "usr",
-        "etc/ssl",
         "dev/shm",
         "proc",
         "tmp",
         "app",
         "run/serverledge",
-        "var",
         ".serverledge/java",
+        "etc",
     ] {
+        fs::create_dir_all(root.join(dir))?;
+    }
+    let own = root.join(".serverledge");
+    // The executor is one of them.
+    for shim in Shim::ALL {
+        shim.install(&own)?;
+    }
+    for name in DEVICES {
+        fs::write(root.join("dev").join(name), "")?;
+    }
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
+        symlink(target, root.join("dev").join(name))?;
+    }
+    Ok(())
+}
+
+/// What is put on top of every image.
+pub(super) fn fill_image(root: &Path) -> io::Result<()> {
+    fill_base(root)?;
+    for (path, text) in GENERATED {
+        if GENERATED_IN_IMAGES.contains(&path) {
+            fs::write(root.join(path), text)?;
+        }
+    }
+    Ok(())
+}
+
+fn fill(root: &Path) -> io::Result<()> {
+    fill_base(root)?;
+    for dir in ["usr", "etc/ssl", "var"] {
         fs::create_dir_all(root.join(dir))?;
     }
     symlink("/tmp", root.join("var/tmp"))?;
@@ -114,11 +151,6 @@ fn fill(root: &Path) -> io::Result<()> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-    }
-    let own = root.join(".serverledge");
-    // The executor is one of them.
-    for shim in Shim::ALL {
-        shim.install(&own)?;
     }
     Ok(())
 }
@@ -149,23 +181,13 @@ fn bind_tree(source: &Path, target: &Path) -> Result<(), Step> {
     sys::mount_setattr(target, RDONLY | NOSUID | NODEV, true).map_err(Step::at(doing()))
 }
 
-fn devices(root: &Path) -> Result<(), Step> {
-    let dev = root.join("dev");
+pub(super) fn bind_devices(root: &Path) -> Result<(), Step> {
     for name in DEVICES {
-        let target = dev.join(name);
+        let target = root.join("dev").join(name);
         let doing = || format!("binding /dev/{name}");
-        fs::write(&target, "").map_err(Step::at(doing()))?;
         // Bound, not made: where the node runs in a container, it may not make devices.
         mount_bind(Path::new("/dev").join(name), &target).map_err(Step::at(doing()))?;
         sys::mount_setattr(&target, NOSUID | NOEXEC, false).map_err(Step::at(doing()))?;
-    }
-    for (name, target) in [
-        ("fd", "/proc/self/fd"),
-        ("stdin", "/proc/self/fd/0"),
-        ("stdout", "/proc/self/fd/1"),
-        ("stderr", "/proc/self/fd/2"),
-    ] {
-        symlink(target, dev.join(name)).map_err(Step::at("linking in /dev"))?;
     }
     Ok(())
 }

@@ -14,5 +14,6 @@ mod ends;
 mod harness;
 mod hello;
 mod hostile;
+mod image;
 mod measure;
 mod wasm;

@@ -2,8 +2,8 @@
 
 use super::Effect::{None as NoEffect, Set as Sets};
 use super::Set::{
-    Bool, Choice, Duration, Endpoints, Integer, Ipv4Networks, Networks, Number, Path, RuntimeImage,
-    RuntimeLanguage, RuntimePath, Size, Text,
+    Bool, Choice, Duration, Endpoints, Hosts, Integer, Ipv4Networks, Networks, Number, Path,
+    RuntimeImage, RuntimeLanguage, RuntimePath, Size, Text,
 };
 use serverledge_core::NetworkPolicy;
 
@@ -20,7 +20,7 @@ const METRICS: &str = "has no effect yet: this version exports no metrics";
 const TRACING: &str = "has no effect yet: this version writes no traces";
 const BALANCER: &str = "has no effect yet: this version has no load balancer";
 const WORKFLOWS: &str = "has no effect yet: this version runs no workflows";
-const IMAGES: &str = "has no effect yet: this version pulls no images";
+const IMAGES: &str = "has no effect: `serverledge image pull` gets an image again";
 const CACHE: &str = "has no effect: the catalog is always in memory and never stale";
 const DEAD: &str = "has no effect, and never had one in the original";
 
@@ -164,6 +164,26 @@ pub(super) static KEYS: &[Key] = &[
         Sets(Integer(1..=1000, |c, v| c.code.url.concurrency = v as usize)),
         "Codes being fetched by URL at once, each of them in memory."),
 
+    key("image.store_max", "16GiB",
+        Sets(Size((1 << 20)..=(1 << 50), |c, v| c.image.limits.store_max = v)),
+        "Disk that images take together in the built-in sandbox; unused ones are removed above 3/4."),
+    key("image.unpacked_max", "4GiB",
+        Sets(Size((1 << 20)..=(1 << 50), |c, v| c.image.limits.unpacked_max = v)),
+        "Size of an image, unpacked."),
+    key("image.layer_max", "2GiB",
+        Sets(Size((1 << 10)..=(1 << 50), |c, v| c.image.limits.layer_max = v)),
+        "Size of an image's layer, as it is received."),
+    key("image.entries_max", "500000",
+        Sets(Integer(1..=(1 << 32), |c, v| c.image.limits.entries_max = v)),
+        "Files, directories and links of an image."),
+    key("image.pull_timeout", "600",
+        Sets(Duration(1.0..=86400.0, |c, v| c.image.limits.pull_timeout = v)),
+        "How long getting an image from its registry may take."),
+    key("image.insecure_registries", "", Sets(Hosts(|c, v| c.image.insecure_registries = v)),
+        "Registries that are talked to without TLS, e.g. 127.0.0.1:5000."),
+    key("image.auth_file", "", Sets(Path(|c, v| c.image.auth_file = Some(v))),
+        "File with credentials for registries, like Docker's config.json."),
+
     key("async.retention", "1800", Sets(Duration(1.0..=YEARS, |c, v| c.async_calls.retention = v)),
         "How long the result of an asynchronous call is kept."),
     key("async.pending_max", "100000",
@@ -188,8 +208,9 @@ pub(super) static KEYS: &[Key] = &[
         "Adds a runtime of this language, under a name that functions may give."),
     key("runtime.<name>.path", "", Sets(RuntimePath),
         "Interpreter of a runtime, instead of the language's usual one under /usr/bin."),
-    key("runtime.<name>.image", "(grussorusso/serverledge-<name>)", Sets(RuntimeImage),
-        "Image of a runtime, where sandboxes are made from images."),
+    key("runtime.<name>.image", "(with Docker grussorusso/serverledge-<name>, else none)", Sets(RuntimeImage),
+        "Image of a Python or Node.js runtime; with Docker of any, by default the original's of \
+         that name; built in by default none, and the machine's interpreter runs."),
 
     key("registry.area", "ROME", Sets(Text(|c, v| c.registry.area = v)),
         "Area this node is in; shown in replies."),

@@ -39,21 +39,27 @@ pub(crate) fn image() -> &'static str {
             return name;
         }
         let built = tempfile::tempdir().unwrap();
-        std::fs::write(built.path().join("server.py"), SERVER).unwrap();
-        let archive = built.path().join("root.tar");
-        let mut tar = Command::new("tar");
-        tar.arg("--dereference").arg("-cf").arg(&archive);
-        for left_out in LEFT_OUT {
-            tar.arg(format!("--exclude={left_out}"));
-        }
-        tar.args(["-C", "/"]).args(python_files());
-        tar.arg("-C").arg(built.path()).arg("server.py");
-        assert!(tar.status().unwrap().success());
+        let archive = python_root(built.path());
         let change = "CMD [\"python3\", \"/server.py\"]";
         let archive = archive.to_str().unwrap();
         docker(&["import", "--change", change, archive, &name]);
         name
     })
+}
+
+/// A tar in `dir` of this machine's Python and of `server.py`.
+pub(crate) fn python_root(dir: &Path) -> PathBuf {
+    std::fs::write(dir.join("server.py"), SERVER).unwrap();
+    let archive = dir.join("root.tar");
+    let mut tar = Command::new("tar");
+    tar.arg("--dereference").arg("-cf").arg(&archive);
+    for left_out in LEFT_OUT {
+        tar.arg(format!("--exclude={left_out}"));
+    }
+    tar.args(["-C", "/"]).args(python_files());
+    tar.arg("-C").arg(dir).arg("server.py");
+    assert!(tar.status().unwrap().success());
+    archive
 }
 
 /// Large parts of Python's library that nobody here needs.

@@ -3,5 +3,5 @@
 mod ends;
 mod engine;
 mod hello;
-mod image;
+pub(crate) mod image;
 mod own;
