@@ -25,6 +25,7 @@ const NEEDED: &[(&[&str], &str)] = &[
     (&["/usr/bin/go", "/usr/local/go/bin/go"], "golang-go"),
     (&["/usr/bin/git"], "git"),
     (&["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"], "iproute2"),
+    (&["/usr/bin/docker-registry"], "docker-registry"),
     (&["/usr/sbin/dockerd", "/usr/bin/dockerd"], "docker.io"),
     (&["/usr/bin/clang"], "clang"),
     (&["/usr/bin/wasm-ld"], "lld"),

@@ -22,8 +22,9 @@ pub use self::error::{ConfigError, Problem, Warning};
 use self::keys::{Effect, Found};
 pub use self::keys::{KeyDoc, describe};
 pub use self::sections::{
-    Api, Async, Code, CodeUrl, Config, Container, Etcd, Function, Image, Isolation, Janitor, LogFormat,
-    Network, Registry, RuntimeConfig, Sandbox, SandboxBackend, Scheduler, Shutdown, Storage,
+    Api, Async, Code, CodeUrl, Config, Container, Etcd, Function, Image, Isolation, Janitor,
+    LogFormat, Network, Registry, RuntimeConfig, Sandbox, SandboxBackend, Scheduler, Shutdown,
+    Storage,
 };
 use self::value::Scalar;
 

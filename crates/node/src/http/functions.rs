@@ -9,9 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serverledge_api::{FunctionSpec, Network};
 use serverledge_core::{FunctionName, Language, NetworkPolicy};
-use serverledge_sandbox::{ImageUse, NetworkSupport};
 use serverledge_sandbox::docker::check_image;
 use serverledge_sandbox::java;
+use serverledge_sandbox::{ImageUse, NetworkSupport};
 use tokio::sync::MutexGuard;
 use tracing::info;
 
