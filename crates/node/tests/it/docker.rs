@@ -8,7 +8,7 @@ use crate::support::node::Builder;
 use crate::support::{Node, eventually, node, python};
 
 #[path = "../../../sandbox/tests/it/docker/image.rs"]
-mod image;
+pub(crate) mod image;
 
 use image::{docker, hash, image, socket};
 

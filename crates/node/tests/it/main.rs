@@ -24,6 +24,7 @@ mod documents;
 mod etcd;
 mod fleet;
 mod hostile;
+mod image;
 mod java;
 mod jsonata;
 mod lifecycle;
