@@ -13,7 +13,7 @@ const MACHINE_PATHS: [&str; 2] = [concat!("/wo", "rk/"), concat!("/ro", "ot/")];
 
 /// Hosts that a text may name. A registry's mirror that slips into `Cargo.lock` breaks everybody
 /// else's build.
-const HOSTS: [&str; 9] = [
+const HOSTS: [&str; 10] = [
     "127.0.0.1",
     "localhost",
     "[::1",
@@ -23,6 +23,8 @@ const HOSTS: [&str; 9] = [
     "doc.rust-lang.org",
     "keepachangelog.com",
     "semver.org",
+    // What Docker Hub is called where Docker keeps passwords.
+    "index.docker.io",
 ];
 
 /// What is wrong with a line, if anything.

@@ -168,7 +168,7 @@ mod tests {
             "a:b:c",
             "a@sha256:00",
             "/a",
-            "http://a/b",
+            "http://a.example/b",
             "a?b",
             "a\nb",
         ] {

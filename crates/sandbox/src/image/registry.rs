@@ -489,9 +489,13 @@ mod tests {
 
     #[test]
     fn challenges_are_read() {
-        let text = "Bearer realm=\"https://a/token\",service=\"r.io\", scope=\"x:y,z:pull\"";
+        let text =
+            "Bearer realm=\"https://auth.example/token\",service=\"r.io\", scope=\"x:y,z:pull\"";
         let bearer = strip_scheme(text, "bearer").unwrap();
-        assert_eq!(parameter(bearer, "realm"), Some("https://a/token"));
+        assert_eq!(
+            parameter(bearer, "realm"),
+            Some("https://auth.example/token")
+        );
         assert_eq!(parameter(bearer, "service"), Some("r.io"));
         assert_eq!(parameter(bearer, "scope"), Some("x:y,z:pull"));
         assert_eq!(parameter(bearer, "error"), None);
