@@ -9,6 +9,7 @@
 mod command;
 mod frame;
 mod http;
+mod image;
 mod json;
 mod lambda;
 mod output;
@@ -147,17 +148,30 @@ fn function(frame: &Frame) -> Option<(Function, u32)> {
 /// Finds out what kind of program it is, and starts it if it is one that stays.
 fn load(function: &Function) -> Result<Loaded, Failure> {
     let directory = &function.directory;
-    if let Some(bootstrap) = file(&directory.join("bootstrap")) {
-        return lambda::Lambda::start(function, &bootstrap).map(Loaded::Lambda);
+    if let Some(image) = image::Image::of_environment()? {
+        return match image.is_lambda() {
+            true => {
+                lambda::Lambda::start(function, &image.argv, &image.directory).map(Loaded::Lambda)
+            }
+            // The image's own affair, as with the original.
+            false => {
+                server::Server::start(("", ""), &image.argv, &image.directory).map(Loaded::Server)
+            }
+        };
     }
+    if let Some(bootstrap) = file(&directory.join("bootstrap")) {
+        let argv = [program::runnable(&bootstrap)?.into_os_string()];
+        return lambda::Lambda::start(function, &argv, directory).map(Loaded::Lambda);
+    }
+    let code = (&*function.handler, &*directory.to_string_lossy());
     if let Some(program) = file(&directory.join(GO_HANDLER)) {
         let argv = [program::runnable(&program)?.into_os_string()];
-        return server::Server::start(function, &argv).map(Loaded::Server);
+        return server::Server::start(code, &argv, directory).map(Loaded::Server);
     }
     match function.handler.strip_prefix(SERVER_PREFIX) {
         Some(command) => {
             let argv = program::resolve(command, directory)?;
-            server::Server::start(function, &argv).map(Loaded::Server)
+            server::Server::start(code, &argv, directory).map(Loaded::Server)
         }
         None => command::Command::new(function).map(Loaded::Command),
     }

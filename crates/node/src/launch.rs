@@ -174,8 +174,7 @@ fn shim(function: &Function) -> Option<Shim> {
     match function.language {
         Language::Python => Some(Shim::Python),
         Language::Node => Some(Shim::Node),
-        // An image of these brings its own server.
-        Language::Go | Language::Custom => function.image.is_none().then_some(Shim::Bridge),
+        Language::Go | Language::Custom => function.is_bridged.then_some(Shim::Bridge),
         Language::Java => function.image.is_none().then_some(Shim::Java {
             memory_mb: function.record.memory_mb,
         }),

@@ -255,6 +255,7 @@ impl Node {
             language: runtime.language,
             interpreter: self.interpreter(&record.runtime, runtime.language),
             image,
+            is_bridged: self.backend.image_use() != ImageUse::Always,
             network,
             timeout: timeout.min(limit.timeout_max),
             record,
@@ -304,8 +305,11 @@ impl Node {
     pub(crate) fn image(&self, record: &FunctionRecord, language: Language) -> Option<String> {
         match (self.backend.image_use(), language) {
             (ImageUse::Never, _) | (_, Language::Wasm) => None,
-            (ImageUse::Possible, _) => self.own_image(&record.runtime, language),
             (ImageUse::Always, Language::Custom) => Some(record.custom_image.clone()),
+            (ImageUse::Possible, Language::Custom) if !record.custom_image.is_empty() => {
+                Some(record.custom_image.clone())
+            }
+            (ImageUse::Possible, _) => self.own_image(&record.runtime, language),
             (ImageUse::Always, _) => {
                 let original = || format!("{ORIGINAL_IMAGES}{}", record.runtime);
                 let configured = self.configured_image(&record.runtime);

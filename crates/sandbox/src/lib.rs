@@ -55,6 +55,15 @@ pub enum ImageUse {
     Always,
 }
 
+/// Whether an image may be got from its registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pull {
+    /// It must be here.
+    Never,
+    /// If it isn't here.
+    IfMissing,
+}
+
 /// A technology that makes sandboxes.
 pub trait Backend: Send + Sync + 'static {
     /// The name used in configuration and logs, such as `oci`.
@@ -66,7 +75,11 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// Makes sure that an image is at hand, where this backend gets images itself.
-    fn provide_image(&self, _image: String) -> BoxFuture<'_, Result<(), image::ImageError>> {
+    fn provide_image(
+        &self,
+        _image: String,
+        _pull: Pull,
+    ) -> BoxFuture<'_, Result<(), image::ImageError>> {
         Box::pin(std::future::ready(Ok(())))
     }
 

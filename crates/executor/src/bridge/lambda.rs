@@ -2,6 +2,7 @@
 //! `bootstrap` is a client that asks for the next event and posts what came of it. One event at a
 //! time, as there.
 
+use std::ffi::OsString;
 use std::io::{self, BufReader, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
@@ -80,7 +81,11 @@ impl Exchange {
 
 impl Lambda {
     /// Starts the program and waits until it asks for an event.
-    pub(super) fn start(function: &Function, bootstrap: &Path) -> Result<Self, Failure> {
+    pub(super) fn start(
+        function: &Function,
+        argv: &[OsString],
+        directory: &Path,
+    ) -> Result<Self, Failure> {
         let opening = |error: io::Error| {
             Failure::new(
                 "LoadError",
@@ -97,14 +102,16 @@ impl Lambda {
         let of_server = Arc::clone(&exchange);
         program::start_thread(move || listen(&listener, &of_server));
 
-        let argv = [program::runnable(bootstrap)?.into_os_string()];
-        let mut command = program::command(&argv, &function.directory);
-        let task_root = function.directory.as_os_str();
+        let mut command = program::command(argv, directory);
+        for name in ["LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR"] {
+            // Images know better.
+            if std::env::var_os(name).is_none() {
+                command.env(name, directory);
+            }
+        }
         command
             .env("AWS_LAMBDA_RUNTIME_API", address.to_string())
             .env("_HANDLER", &function.handler)
-            .env("LAMBDA_TASK_ROOT", task_root)
-            .env("LAMBDA_RUNTIME_DIR", task_root)
             .env("AWS_LAMBDA_FUNCTION_NAME", &function.name)
             .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
             .env(
@@ -125,7 +132,7 @@ impl Lambda {
             .stderr(stream.writer().map_err(opening)?);
         let child = command
             .spawn()
-            .map_err(|error| program::not_started(&argv, &error))?;
+            .map_err(|error| program::not_started(argv, &error))?;
         let of_end = Arc::clone(&exchange);
         // A program may answer and leave: its last answer goes first.
         program::end_with(child, move || {

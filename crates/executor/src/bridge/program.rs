@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, exit};
 use std::thread;
 
-use super::Failure;
+use super::{Failure, image};
 
 /// Names of the code directory that an error shows.
 const NAMES_MAX: usize = 50;
@@ -18,8 +18,8 @@ const SCRATCH_TRIES: u32 = 100;
 
 /// The words of a command, the first as a path that can be executed.
 pub(super) fn resolve(command: &str, directory: &Path) -> Result<Vec<OsString>, Failure> {
-    let mut words = command.split_ascii_whitespace();
-    let Some(program) = words.next() else {
+    let words: Vec<&str> = command.split_ascii_whitespace().collect();
+    if words.is_empty() {
         return Err(Failure::new(
             "LoadError",
             format!(
@@ -28,7 +28,13 @@ pub(super) fn resolve(command: &str, directory: &Path) -> Result<Vec<OsString>, 
                 names(directory)
             ),
         ));
-    };
+    }
+    resolve_words(&words, directory)
+}
+
+/// The same, of words that may have blanks.
+pub(super) fn resolve_words(words: &[&str], directory: &Path) -> Result<Vec<OsString>, Failure> {
+    let program = words.first().copied().unwrap_or_default();
     let own = directory.join(program);
     let path = match own.is_file() {
         true => Some(own),
@@ -38,14 +44,15 @@ pub(super) fn resolve(command: &str, directory: &Path) -> Result<Vec<OsString>, 
         Failure::new(
             "LoadError",
             format!(
-                "handler '{command}': there is no program '{program}' in the code, which has {}, \
-                 nor in PATH",
+                "command '{}': there is no program '{program}' in {}, which has {}, nor in PATH",
+                words.join(" "),
+                directory.display(),
                 names(directory)
             ),
         )
     })?;
     let path = runnable(&path)?;
-    let words = words.map(OsString::from);
+    let words = words.iter().skip(1).map(OsString::from);
     Ok([path.into_os_string()].into_iter().chain(words).collect())
 }
 
@@ -126,6 +133,8 @@ pub(super) fn command(argv: &[OsString], directory: &Path) -> Command {
         .current_dir(directory)
         // How to reach the node is none of the program's business.
         .env_remove("SERVERLEDGE_SOCKET")
+        .env_remove(image::COMMAND)
+        .env_remove(image::WORKING_DIR)
         .stdin(std::process::Stdio::null());
     command
 }

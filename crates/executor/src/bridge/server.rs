@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::io::{self, BufReader, ErrorKind, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::http::{Message, Unmeasured};
 use super::json::{self, Value};
 use super::output::{Text, lock};
-use super::{Call, Failure, Function, Reply, TEXT_MAX, end, program, start};
+use super::{Call, Failure, Reply, TEXT_MAX, end, program, start};
 
 const PORT: u16 = 8080;
 /// Pauses between attempts to connect to a server that is starting: doubled up to the last.
@@ -36,13 +37,19 @@ pub(super) struct Server {
 impl Server {
     /// Starts the program and waits until it accepts connections. How long is the node's to say: it
     /// ends the sandbox.
-    pub(super) fn start(function: &Function, argv: &[OsString]) -> Result<Self, Failure> {
+    ///
+    /// `code` is what calls say of the function: its handler and where its code is.
+    pub(super) fn start(
+        code: (&str, &str),
+        argv: &[OsString],
+        directory: &Path,
+    ) -> Result<Self, Failure> {
         // Only where a sandbox is just a process of the machine.
         if connect().is_ok() {
             let message = format!("port {PORT}, on which it is to serve, is taken on this machine");
             return Err(Failure::new("LoadError", message));
         }
-        let mut command = program::command(argv, &function.directory);
+        let mut command = program::command(argv, directory);
         let child = command
             .spawn()
             .map_err(|error| program::not_started(argv, &error))?;
@@ -53,8 +60,8 @@ impl Server {
             pause = PAUSE_LAST.min(pause * 2);
         }
         Ok(Server {
-            handler: function.handler.clone(),
-            directory: function.directory.to_string_lossy().into_owned(),
+            handler: code.0.to_owned(),
+            directory: code.1.to_owned(),
             idle: Mutex::default(),
         })
     }

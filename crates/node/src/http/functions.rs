@@ -11,7 +11,7 @@ use serverledge_api::{FunctionSpec, Network};
 use serverledge_core::{FunctionName, Language, NetworkPolicy};
 use serverledge_sandbox::docker::check_image;
 use serverledge_sandbox::java;
-use serverledge_sandbox::{ImageUse, NetworkSupport};
+use serverledge_sandbox::{ImageUse, NetworkSupport, Pull};
 use tokio::sync::MutexGuard;
 use tracing::info;
 
@@ -162,7 +162,13 @@ async fn provide_image(node: &Node, record: &FunctionRecord) -> Result<(), ApiEr
     let Some(image) = image else {
         return Ok(());
     };
-    let provided = node.backend.provide_image(image.clone()).await;
+    // The operator named the images of runtimes; which registry the node turns to is not for callers
+    // to say.
+    let pull = match record.custom_image.is_empty() {
+        true => Pull::IfMissing,
+        false => Pull::Never,
+    };
+    let provided = node.backend.provide_image(image.clone(), pull).await;
     provided.map_err(|error| ApiError::Image { image, error })
 }
 
@@ -353,6 +359,9 @@ fn check_runs(node: &Node, spec: &FunctionSpec, language: Language) -> Result<()
         );
     }
     if language == Language::Custom && !spec.custom_image.is_empty() {
+        if node.backend.image_use() == ImageUse::Possible {
+            return Ok(());
+        }
         return invalid(
             format!("no backend of this node runs images for the runtime '{runtime}'"),
             "send the program as code, or use a node with sandbox.backend: docker",

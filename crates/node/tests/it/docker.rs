@@ -34,7 +34,11 @@ fn containers(label: &str) -> usize {
     docker(&["ps", "-aq", "--filter", label]).lines().count()
 }
 
-fn register_custom(node: &Node, name: &str, image: &str) -> crate::support::http::Response {
+pub(crate) fn register_custom(
+    node: &Node,
+    name: &str,
+    image: &str,
+) -> crate::support::http::Response {
     let body = json!({
         "Name": name, "Runtime": "custom", "MemoryMB": 128, "CPUDemand": 0.0,
         "MaxConcurrency": 1, "Handler": "", "TarFunctionCode": "", "CustomImage": image,
@@ -98,10 +102,10 @@ fn containers_of_a_killed_node_are_reaped_at_its_next_start() {
 }
 
 #[test]
-fn custom_images_need_a_backend_that_takes_them() {
+fn custom_images_must_be_on_the_node() {
     let node = node().start();
     let refused = register_custom(&node, "own", "image").expect(400);
-    let problem = refused.problem(&["custom"]);
+    let problem = refused.problem(&["docker.io/library/image:latest"]);
     let hint = problem["hint"].as_str().unwrap();
-    assert!(hint.contains("sandbox.backend: docker"), "{hint}");
+    assert!(hint.contains("serverledge image load"), "{hint}");
 }

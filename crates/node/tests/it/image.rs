@@ -5,6 +5,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::docker::image::python_root;
+use crate::docker::register_custom;
 use crate::support::{node, python};
 
 #[test]
@@ -17,7 +18,9 @@ fn a_runtime_runs_in_an_image_that_a_command_loaded() {
         _ => "amd64",
     };
     let config = json!({
-        "os": "linux", "architecture": architecture, "config": {"Env": ["FROM=image"]},
+        "os": "linux", "architecture": architecture, "config": {
+            "Env": ["FROM=image"], "Entrypoint": ["python3"], "Cmd": ["/server.py"], "WorkingDir": "/usr",
+        },
         "rootfs": {"diff_ids": [format!("sha256:{layer_digest}")]},
     });
     std::fs::write(dir.path().join("config"), config.to_string()).unwrap();
@@ -60,6 +63,21 @@ fn a_runtime_runs_in_an_image_that_a_command_loaded() {
     missing
         .expect(502)
         .problem(&["127.0.0.1:1/none", "can't be reached"]);
+
+    // Its own program is a server of the original's protocol.
+    register_custom(&node, "own", "test/python").expect(200);
+    let body = json!({"Params": {"a": "ü"}, "ReturnOutput": true});
+    for _ in 0..2 {
+        let reply = node.post("/invoke/own", &body).expect(200);
+        let asked = reply.result();
+        assert_eq!(asked[0]["params"], json!({"a": "ü"}), "{asked}");
+        assert_eq!(asked[1]["Handler"], "", "{asked}");
+    }
+    let failed = node.post("/invoke/own", &json!({"Params": {"fail": "why"}}));
+    assert_eq!(failed.status, 500, "{}", failed.shown());
+    register_custom(&node, "elsewhere", "127.0.0.1:1/none")
+        .expect(400)
+        .problem(&["127.0.0.1:1/none"]);
 
     let (done, said) = image(&["remove", "test/python"]);
     assert!(

@@ -34,7 +34,7 @@ use crate::log::LogTail;
 use crate::wire::Listener;
 use crate::{
     Backend, BoxFuture, CreateError, Exit, ImageUse, Kind, NetworkConfig, NetworkSupport,
-    Prestarted, Sandbox, SandboxSpec, Shim,
+    Prestarted, Pull, Sandbox, SandboxSpec, Shim,
 };
 
 /// Where the function's code is inside.
@@ -45,6 +45,9 @@ const USERS: u64 = 65_536;
 const STATUS_MAX: u64 = 4096;
 /// Processes of all sandboxes together where they share a user and have no cgroups.
 const PROCESSES_ROOTLESS: u32 = 1024;
+
+/// Bytes of an image's environment and command: they go through a pipe that nobody reads yet.
+const ENVIRONMENT_MAX: usize = 16 << 10;
 
 /// A sandbox to be started.
 struct Birth {
@@ -61,6 +64,8 @@ struct Ground {
     link: Arc<Link>,
     /// Without one, it is the host's root.
     image: Option<Arc<Prepared>>,
+    /// The image's part of the environment.
+    environment: Vec<String>,
 }
 
 /// A sandbox without a function.
@@ -85,11 +90,13 @@ impl Fresh {
         body.set_memory(limits.memory_mb);
         let limiting =
             spawn_blocking(move || body.cgroup().map_or(Ok(()), |cgroup| cgroup.limit(&limits)));
-        let deliver = Request::Deliver(Deliver {
-            id: self.id,
-            code_dir: spec.code_dir.clone(),
-        });
-        self.link.request(&deliver, &[]).await?.done()?;
+        if let Some(code_dir) = own_code(&spec)? {
+            let deliver = Request::Deliver(Deliver {
+                id: self.id,
+                code_dir,
+            });
+            self.link.request(&deliver, &[]).await?.done()?;
+        }
         let limited = limiting.await.unwrap_or_else(|error| Err(error.into()));
         limited.map_err(|source| CreateError::io("setting the sandbox's limits", source))?;
         let end = self.greeted.end();
@@ -127,6 +134,19 @@ fn open_way(
     })?;
     crate::network::serve(device, policy.clone(), config, end)
         .map_err(|source| CreateError::io("serving the sandbox's network", source))
+}
+
+/// The code to be mounted. An image that is a program may bring its code: an empty directory would
+/// hide it.
+fn own_code(spec: &SandboxSpec) -> Result<Option<PathBuf>, CreateError> {
+    if spec.image.is_some() && spec.shim == Some(Shim::Bridge) {
+        let mut entries = fs::read_dir(&spec.code_dir)
+            .map_err(|source| CreateError::io("reading the function's code", source))?;
+        if entries.next().is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(spec.code_dir.clone()))
 }
 
 fn limits(spec: &SandboxSpec, process_max: u32) -> Limits {
@@ -224,7 +244,7 @@ impl OciBackend {
             id: spec.id,
             kind,
             ground,
-            code_dir: Some(spec.code_dir.clone()),
+            code_dir: own_code(&spec)?,
             limits: self.limits(&spec),
             network: spec.network != NetworkPolicy::None,
         };
@@ -288,7 +308,26 @@ impl OciBackend {
             }
             _ => {}
         }
-        Ok((kind, Ground { link, image }))
+        let mut environment = image.as_ref().map_or(Vec::new(), |it| it.environment());
+        if let Some(image) = image.as_ref().filter(|_| !needs_interpreter) {
+            environment.extend(image.command()?);
+        }
+        if environment.iter().map(String::len).sum::<usize>() > ENVIRONMENT_MAX {
+            return Err(CreateError::Image {
+                image: kind.image.unwrap_or_default(),
+                problem: format!(
+                    "has an environment and a command of more than {ENVIRONMENT_MAX} bytes"
+                ),
+            });
+        }
+        Ok((
+            kind,
+            Ground {
+                link,
+                image,
+                environment,
+            },
+        ))
     }
 
     /// Starts a sandbox up to its shim's first word.
@@ -392,10 +431,9 @@ impl OciBackend {
     fn pipes(&self, birth: &Birth, argv: &[OsString]) -> io::Result<Pipes> {
         let argv: Vec<_> = argv.iter().map(OsString::as_os_str).collect();
         let variables = executor::variables("/run/serverledge/node.sock", &birth.kind.preload);
-        let images = birth.ground.image.as_ref().map(|it| it.environment());
-        let images = images.iter().flatten().map(String::as_str);
         let ours = birth.ground.image.is_none().then_some(ENVIRONMENT);
-        let mut environment: Vec<&str> = ours.into_iter().flatten().chain(images).collect();
+        let mut environment: Vec<&str> = ours.into_iter().flatten().collect();
+        environment.extend(birth.ground.environment.iter().map(String::as_str));
         environment.extend(variables.iter().map(String::as_str));
         let (reader, mut writer) = io::pipe()?;
         // Fits the pipe, so this doesn't block: the largest part has a limit of 32 KiB.
@@ -580,10 +618,10 @@ impl Backend for OciBackend {
         }
     }
 
-    fn provide_image(&self, image: String) -> BoxFuture<'_, Result<(), ImageError>> {
+    fn provide_image(&self, image: String, pull: Pull) -> BoxFuture<'_, Result<(), ImageError>> {
         Box::pin(async move {
             match &self.images {
-                Some(images) => images.provide(&image).await,
+                Some(images) => images.provide(&image, pull).await,
                 None => Ok(()),
             }
         })

@@ -14,7 +14,7 @@ use super::link::Link;
 use super::message::{Forget, Prepare, Request};
 use crate::executor::ENVIRONMENT;
 use crate::image::{Image, ImageError, ImageStore, LayerUse, Reference};
-use crate::{CreateError, lock};
+use crate::{CreateError, Pull, lock};
 
 /// Where programs are looked for if an image doesn't say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -53,21 +53,28 @@ impl Images {
     }
 
     /// Makes sure that the image is here, from its registry if need be.
-    pub(super) async fn provide(&self, name: &str) -> Result<(), ImageError> {
+    pub(super) async fn provide(&self, name: &str, pull: Pull) -> Result<(), ImageError> {
         let name: Reference = name.parse()?;
         let _changing = self.changing.lock().await;
-        self.get(&name).await.map(drop)
+        match self.find(&name).await? {
+            None if pull == Pull::Never => Err(ImageError::Missing(name.to_string())),
+            None => self.store.pull(&name).await.map(drop),
+            Some(_) => Ok(()),
+        }
     }
 
-    async fn get(&self, name: &Reference) -> Result<Image, ImageError> {
+    async fn find(&self, name: &Reference) -> Result<Option<Image>, ImageError> {
         let (store, wanted) = (Arc::clone(&self.store), name.clone());
         let found = spawn_blocking(move || store.find(&wanted)).await;
-        let found = found.unwrap_or_else(|error| {
+        found.unwrap_or_else(|error| {
             let doing = "looking for an image".to_owned();
             let source = error.into();
             Err(ImageError::Io { doing, source })
-        })?;
-        match found {
+        })
+    }
+
+    async fn get(&self, name: &Reference) -> Result<Image, ImageError> {
+        match self.find(name).await? {
             Some(image) => Ok(image),
             None => self.store.pull(name).await,
         }
@@ -176,6 +183,23 @@ impl Prepared {
         ours.map(|it| (*it).to_owned())
             .chain(theirs.cloned())
             .collect()
+    }
+
+    /// What tells the bridge to run the image's own command.
+    pub(super) fn command(&self) -> Result<[String; 2], CreateError> {
+        let image = &self.image;
+        let command: Vec<&String> = image.entrypoint.iter().chain(&image.command).collect();
+        if command.is_empty() {
+            return Err(CreateError::Image {
+                image: image.name.clone(),
+                problem: "has neither an entry point nor a command".to_owned(),
+            });
+        }
+        let command = serde_json::json!(command);
+        Ok([
+            format!("SERVERLEDGE_COMMAND={command}"),
+            format!("SERVERLEDGE_WORKING_DIR={}", image.working_dir),
+        ])
     }
 
     /// The path of a program in the image: as given if it is one, else the first in its `PATH`.

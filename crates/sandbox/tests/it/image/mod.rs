@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::json;
 use serverledge_sandbox::image::{ImageConfig, ImageError, ImageStore};
 use serverledge_sandbox::oci::OciBackend;
-use serverledge_sandbox::{Backend as _, CreateError, SandboxSpec, Shim};
+use serverledge_sandbox::{Backend as _, CreateError, Pull, SandboxSpec, Shim};
 
 use crate::docker;
 use crate::harness::{Machine, config, invoke};
@@ -246,7 +246,9 @@ async fn what_is_wrong_with_an_image_is_told() {
             Ok(_) => panic!("{name} was started"),
         }
     }
-    let missing = backend.provide_image("127.0.0.1:1/a".to_owned()).await;
+    let missing = backend
+        .provide_image("127.0.0.1:1/a".to_owned(), Pull::IfMissing)
+        .await;
     assert!(matches!(
         missing,
         Err(ImageError::Registry {
