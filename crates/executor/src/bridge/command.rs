@@ -29,15 +29,10 @@ pub(super) struct Command {
 }
 
 impl Command {
-    /// The command is the handler; in an image, `CUSTOM_CMD` may name it.
+    /// The command is the handler.
     pub(super) fn new(function: &Function) -> Result<Self, Failure> {
-        let custom = std::env::var("CUSTOM_CMD").unwrap_or_default();
-        let command = match custom.trim().is_empty() {
-            true => &function.handler,
-            false => &custom,
-        };
         Ok(Command {
-            argv: program::resolve(command, &function.directory)?,
+            argv: program::resolve(&function.handler, &function.directory)?,
             handler: function.handler.clone(),
             directory: function.directory.clone(),
             scratch: program::scratch()?,
