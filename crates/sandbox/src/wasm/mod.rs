@@ -7,7 +7,7 @@
 //! its response. Either way each call has an instance of its own: nothing survives a call, and a
 //! function that fails takes nothing with it.
 //!
-//! A module is compiled once ([`Cache`] keeps the result on disk) and shared by all sandboxes of
+//! A module is compiled once (`Cache` keeps the result on disk) and shared by all sandboxes of
 //! its code, so a sandbox is little more than limits. A call begins on the thread of its caller;
 //! one that computes for long goes on elsewhere (`engine`).
 //!
