@@ -157,16 +157,17 @@ fn is_older(node: &Node, name: &str, revision: u64) -> bool {
 
 /// Has the image got that the function needs, so that what is wrong with it is told now.
 async fn provide_image(node: &Node, record: &FunctionRecord) -> Result<(), ApiError> {
-    let runtime = node.runtime(&record.runtime);
-    let image = runtime.and_then(|runtime| node.image(record, runtime.language));
-    let Some(image) = image else {
+    let Some(runtime) = node.runtime(&record.runtime) else {
+        return Ok(());
+    };
+    let Some(image) = node.image(record, runtime.language) else {
         return Ok(());
     };
     // The operator named the images of runtimes; which registry the node turns to is not for callers
     // to say.
-    let pull = match record.custom_image.is_empty() {
-        true => Pull::IfMissing,
-        false => Pull::Never,
+    let pull = match runtime.language {
+        Language::Custom => Pull::Never,
+        _ => Pull::IfMissing,
     };
     let provided = node.backend.provide_image(image.clone(), pull).await;
     provided.map_err(|error| ApiError::Image { image, error })

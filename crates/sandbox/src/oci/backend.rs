@@ -294,9 +294,14 @@ impl OciBackend {
     async fn ground(&self, mut kind: Kind) -> Result<(Kind, Ground), CreateError> {
         let link = self.link().await?;
         let needs_interpreter = kind.shim != Shim::Bridge;
+        // A program's image is named by who registers the function.
+        let pull = match needs_interpreter {
+            true => Pull::IfMissing,
+            false => Pull::Never,
+        };
         let image = match (&kind.image, &self.images) {
             (None, _) => None,
-            (Some(name), Some(images)) => Some(images.prepare(name, &link).await?),
+            (Some(name), Some(images)) => Some(images.prepare(name, &link, pull).await?),
             (Some(name), None) => return Err(no_images(name)),
         };
         match &image {

@@ -56,26 +56,20 @@ impl Images {
     pub(super) async fn provide(&self, name: &str, pull: Pull) -> Result<(), ImageError> {
         let name: Reference = name.parse()?;
         let _changing = self.changing.lock().await;
-        match self.find(&name).await? {
-            None if pull == Pull::Never => Err(ImageError::Missing(name.to_string())),
-            None => self.store.pull(&name).await.map(drop),
-            Some(_) => Ok(()),
-        }
+        self.get(&name, pull).await.map(drop)
     }
 
-    async fn find(&self, name: &Reference) -> Result<Option<Image>, ImageError> {
+    async fn get(&self, name: &Reference, pull: Pull) -> Result<Image, ImageError> {
         let (store, wanted) = (Arc::clone(&self.store), name.clone());
         let found = spawn_blocking(move || store.find(&wanted)).await;
-        found.unwrap_or_else(|error| {
+        let found = found.unwrap_or_else(|error| {
             let doing = "looking for an image".to_owned();
             let source = error.into();
             Err(ImageError::Io { doing, source })
-        })
-    }
-
-    async fn get(&self, name: &Reference) -> Result<Image, ImageError> {
-        match self.find(name).await? {
+        })?;
+        match found {
             Some(image) => Ok(image),
+            None if pull == Pull::Never => Err(ImageError::Missing(name.to_string())),
             None => self.store.pull(name).await,
         }
     }
@@ -85,6 +79,7 @@ impl Images {
         &self,
         name: &str,
         link: &Arc<Link>,
+        pull: Pull,
     ) -> Result<Arc<Prepared>, CreateError> {
         let failed = |error: ImageError| unusable(name, &error);
         let reference: Reference = name.parse().map_err(failed)?;
@@ -96,7 +91,7 @@ impl Images {
         if let Some(known) = self.known(&key, link) {
             return Ok(known);
         }
-        let image = self.get(&reference).await.map_err(failed)?;
+        let image = self.get(&reference, pull).await.map_err(failed)?;
         let layers = self.store.use_layers(&image).map_err(failed)?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let request = Request::Prepare(Prepare {
