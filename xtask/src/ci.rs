@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::{cargo, setup, tidy};
+use crate::{cargo, setup, suite, tidy};
 
 /// How much is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +143,10 @@ fn clippy() -> anyhow::Result<()> {
 fn tests() -> anyhow::Result<()> {
     let docker = setup::docker()?;
     let (name, socket) = docker.variable();
-    cargo(&["test", "--locked", "--workspace"], &[(name, &socket)])
+    for name in suite::run(&[(name, &socket)])? {
+        println!("FLAKY: {name} failed among the others and passed alone; it is to be mended");
+    }
+    Ok(())
 }
 
 fn documentation() -> anyhow::Result<()> {

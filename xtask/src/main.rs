@@ -8,6 +8,7 @@ mod bench;
 mod ci;
 mod dist;
 mod setup;
+mod suite;
 mod tidy;
 
 use std::path::PathBuf;

@@ -2,7 +2,6 @@
 
 use std::sync::Barrier;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -62,7 +61,7 @@ fn an_update_lets_running_calls_end_on_the_old_code_and_gives_it_no_others() {
     let node = node().memory(2048).start();
     node.create(&says("f", "old").concurrency(4));
     thread::scope(|scope| {
-        let running = scope.spawn(|| node.invoke("f", json!({ "s": 1 })));
+        let running = scope.spawn(|| node.invoke("f", json!({ "s": 4 })));
         until_busy(&node);
         node.update(&says("f", "new").concurrency(4));
         // The old sandbox has three free places; none of them may be taken.
@@ -119,7 +118,7 @@ fn a_call_that_runs_outlives_the_deletion_of_its_function() {
     let node = node().memory(512).start();
     node.create(&says("f", "done"));
     thread::scope(|scope| {
-        let running = scope.spawn(|| node.invoke("f", json!({ "s": 0.5 })));
+        let running = scope.spawn(|| node.invoke("f", json!({ "s": 3 })));
         until_busy(&node);
         node.post("/delete", &json!({ "Name": "f" })).expect(200);
         assert_eq!(running.join().unwrap().result(), "done");
@@ -284,7 +283,7 @@ fn a_call_waits_in_the_queue_for_room() {
     node.create(&says("hog", "hog"));
     node.create(&says("other", "other"));
     thread::scope(|scope| {
-        let hog = scope.spawn(|| node.invoke("hog", json!({ "s": 0.5 })));
+        let hog = scope.spawn(|| node.invoke("hog", json!({ "s": 3 })));
         until_busy(&node);
         let waited = node.invoke("other", json!({}));
         assert_eq!(waited.result(), "other");
@@ -304,23 +303,19 @@ fn a_full_queue_refuses_at_once_and_a_waiting_call_gives_up_in_time() {
     node.create(&says("hog", "hog"));
     node.create(&says("other", "other"));
     thread::scope(|scope| {
-        let hog = scope.spawn(|| node.invoke("hog", json!({ "s": 3 })));
+        let hog = scope.spawn(|| node.invoke("hog", json!({ "s": 10 })));
         until_busy(&node);
-        let timed = || {
-            let started = Instant::now();
-            (node.invoke("other", json!({})), started.elapsed())
-        };
-        let callers: Vec<_> = (0..6).map(|_| scope.spawn(timed)).collect();
+        let call = || node.invoke("other", json!({}));
+        let callers: Vec<_> = (0..6).map(|_| scope.spawn(call)).collect();
         let mut waited = 0;
         for caller in callers {
-            let (reply, took) = caller.join().unwrap();
-            let problem = reply.expect(429).problem(&[]);
-            assert!(
-                took < Duration::from_millis(2500),
-                "took {took:?}: {problem}"
-            );
-            waited += usize::from(took >= Duration::from_millis(900));
+            let problem = caller.join().unwrap().expect(429).problem(&[]);
+            waited += usize::from(!problem.to_string().contains("too many"));
         }
+        assert!(
+            !hog.is_finished(),
+            "what waits gives up before there is room"
+        );
         assert_eq!(waited, 2, "as many waited as the queue holds");
         assert_eq!(hog.join().unwrap().result(), "hog");
     });
@@ -333,15 +328,10 @@ fn without_a_queue_a_call_without_room_is_refused_at_once() {
     node.create(&says("hog", "hog"));
     node.create(&says("other", "other"));
     thread::scope(|scope| {
-        let hog = scope.spawn(|| node.invoke("hog", json!({ "s": 1 })));
+        let hog = scope.spawn(|| node.invoke("hog", json!({ "s": 5 })));
         until_busy(&node);
-        let started = Instant::now();
         let reply = node.invoke("other", json!({})).expect(429);
-        assert!(
-            started.elapsed() < Duration::from_millis(900),
-            "took {:?}",
-            started.elapsed()
-        );
+        assert!(!hog.is_finished(), "it waited");
         reply.problem(&["room"]);
         assert_eq!(reply.header("Serverledge-Free-Mem"), Some("0"));
         hog.join().unwrap().expect(200);
@@ -364,14 +354,10 @@ fn thirty_two_calls_at_once_from_cold_all_succeed() {
 
 #[test]
 fn a_function_larger_than_the_node_is_refused_with_the_figures() {
-    let node = node().memory(256).queue(10, 10.0).start();
+    let node = node().memory(256).queue(10, 600.0).start();
     node.create(&says("huge", "x").memory(512));
-    let started = Instant::now();
+    // Were it to wait for what can't come, the reply would not come either.
     node.invoke("huge", json!({})).expect(429).problem(&["512"]);
-    assert!(
-        started.elapsed() < Duration::from_secs(2),
-        "it waited for what can't come"
-    );
 }
 
 #[test]

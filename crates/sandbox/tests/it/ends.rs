@@ -11,7 +11,7 @@ use serverledge_sandbox::{CallError, Shim};
 use crate::harness::{config, invoke, machine};
 
 async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    for _ in 0..500 {
+    for _ in 0..6_000 {
         if done() {
             return;
         }
@@ -74,9 +74,9 @@ def handler(p, c):
     let sandbox = machine.python(source).await;
     let call = async |params| invoke(&sandbox, params).await.unwrap().unwrap();
     let before = call(json!({"start": true})).await.as_u64().unwrap();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let after = call(json!({})).await.as_u64().unwrap();
-    assert!(after - before < 25, "it counted from {before} to {after}");
+    assert!(after - before < 100, "it counted from {before} to {after}");
     // They go on during calls, and a frozen sandbox can be destroyed.
     call(json!({"wait": true})).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -101,9 +101,9 @@ def handler(p, c):
     let sandbox = machine.python(source).await;
     let call = async |params| invoke(&sandbox, params).await.unwrap().unwrap();
     let before = call(json!({"start": true})).await.as_u64().unwrap();
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let after = call(json!({})).await.as_u64().unwrap();
-    assert!(after - before < 40, "it counted from {before} to {after}");
+    assert!(after - before < 100, "it counted from {before} to {after}");
     machine.backend.shutdown().await;
 }
 

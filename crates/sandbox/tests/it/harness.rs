@@ -74,7 +74,7 @@ impl Machine {
             memory_mb: 128,
             cpu: 0.0,
             slots: 1,
-            timeout_start: Duration::from_secs(20),
+            timeout_start: Duration::from_secs(60),
         }
     }
 
@@ -104,7 +104,7 @@ pub(crate) async fn invoke(
     sandbox: &Arc<dyn Sandbox>,
     params: Value,
 ) -> Result<Result<Value, FunctionError>, CallError> {
-    let reply = tokio::time::timeout(Duration::from_secs(20), sandbox.invoke(call(params)));
+    let reply = tokio::time::timeout(Duration::from_secs(60), sandbox.invoke(call(params)));
     let reply = reply.await.expect("the call takes too long")?;
     Ok(reply
         .outcome

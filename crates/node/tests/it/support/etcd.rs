@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -29,11 +30,22 @@ pub(crate) fn etcd() -> Etcd {
     etcd
 }
 
-/// Two ports that were free a moment ago. etcd takes none by itself.
+/// Ports that etcd is given, as it takes none by itself: outside of what the kernel gives to others,
+/// so that they stay free while it is down.
+const PORTS: std::ops::Range<u16> = 10_000..30_000;
+
+/// Two free ports.
 fn free_ports() -> [SocketAddr; 2] {
-    let listen = || TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let listeners = [listen(), listen()];
-    listeners.map(|listener| listener.local_addr().expect("its address"))
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Other processes of tests look for ports as well: each begins elsewhere.
+    let offset = std::process::id().wrapping_mul(97) as u16;
+    let mut free = std::iter::repeat_with(|| {
+        let next = offset.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        SocketAddr::from(([127, 0, 0, 1], PORTS.start + next % PORTS.len() as u16))
+    })
+    .take(PORTS.len())
+    .filter(|address| TcpListener::bind(address).is_ok());
+    std::array::from_fn(|_| free.next().expect("a free port"))
 }
 
 /// An etcd, running or not.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// How long a state may take to come about before the test fails. Generous: a slow machine should
 /// make the tests slow, not red.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `state` yields a value, and fails after [`PATIENCE`], saying `what` never came.
 #[track_caller]

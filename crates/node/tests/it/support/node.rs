@@ -376,7 +376,7 @@ pub(crate) fn assert_nothing_left(mark: &str, before: &machine::Footprint, stora
 
 /// Polls for a while until `left` is empty; gives what stayed.
 fn eventually_none(mut left: impl FnMut() -> Vec<String>) -> Vec<String> {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let found = left();
         if found.is_empty() || Instant::now() > deadline {

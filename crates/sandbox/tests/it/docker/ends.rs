@@ -14,7 +14,7 @@ use crate::harness::{Machine, invoke};
 const ONE: &str = "def handler(p, c): return 1";
 
 async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    for _ in 0..600 {
+    for _ in 0..1_200 {
         if done() {
             return;
         }
@@ -65,7 +65,7 @@ async fn dropping_destroying_and_giving_up_remove_everything() {
     // What somebody else removes has ended.
     let sandbox = machine.0.create(machine.spec(ONE)).await.unwrap();
     docker(&["rm", "-f", &machine.containers()[0]]);
-    let end = tokio::time::timeout(Duration::from_secs(20), sandbox.ended());
+    let end = tokio::time::timeout(Duration::from_secs(60), sandbox.ended());
     end.await.expect("its end is not seen");
     machine.0.backend.shutdown().await;
     assert!(is_clear(&machine));
