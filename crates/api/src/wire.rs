@@ -236,7 +236,7 @@ pub struct PrewarmReply {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct StatusReply {
     /// Idle sandboxes of each function.
-    #[serde(rename = "AvailableWarmContainers")]
+    #[serde(rename = "AvailableWarmContainers", deserialize_with = "none_as_empty")]
     pub available_warm_containers: BTreeMap<String, i64>,
     /// The pool.
     #[serde(rename = "TotalMemory")]
@@ -291,6 +291,13 @@ impl Default for Coordinates {
             height: 1e-5,
         }
     }
+}
+
+/// The original's language writes a map that was never made as `null`.
+fn none_as_empty<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, i64>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 fn is_zero(value: &f64) -> bool {

@@ -26,9 +26,23 @@ pub(crate) fn now(node: &Node) -> StatusReply {
             as i64,
         total_cpu: snapshot.cpu_total,
         used_cpu: snapshot.cpu_used,
-        coordinates: Coordinates::default(),
+        coordinates: coordinates(node),
         load_avg: Some(load_average()),
         last_update_time: unix_now() as i64,
+    }
+}
+
+/// Where the node is in the fleet's network.
+fn coordinates(node: &Node) -> Coordinates {
+    let Some(federation) = &node.federation else {
+        return Coordinates::default();
+    };
+    let own = federation.peers().coordinates();
+    Coordinates {
+        vec: own.position,
+        error: own.error,
+        adjustment: own.adjustment,
+        height: own.height,
     }
 }
 

@@ -1,6 +1,6 @@
 //! `cloudonly`: in the cloud. Here only if no target is to be had and the node may fall back.
 
-use super::{Cloud, Local, Placement, Policy, Situation};
+use super::{Local, Placement, Policy, Remote, Situation};
 
 /// See the module.
 #[derive(Debug, Clone, Copy)]
@@ -16,8 +16,8 @@ impl Policy for CloudOnly {
             return Placement::Drop;
         }
         match (situation.cloud, situation.local) {
-            (Cloud::Open, _) => Placement::Offload,
-            (Cloud::Closed, Local::Untried) if situation.fallback_local => Placement::Local,
+            (Remote::Open, _) => Placement::Offload,
+            (_, Local::Untried) if situation.fallback_local => Placement::Local,
             _ => Placement::Drop,
         }
     }

@@ -1,6 +1,6 @@
 //! `edgecloud`: here if there is room, else in the cloud.
 
-use super::{Cloud, Local, Placement, Policy, Situation};
+use super::{Local, Placement, Policy, Remote, Situation};
 
 /// See the module.
 #[derive(Debug, Clone, Copy)]
@@ -14,7 +14,7 @@ impl Policy for EdgeCloud {
     fn place(&self, situation: &Situation) -> Placement {
         match (situation.local, situation.cloud) {
             (Local::Untried, _) => Placement::Local,
-            (_, Cloud::Open) if situation.can_offload => Placement::Offload,
+            (_, Remote::Open) if situation.can_offload => Placement::Offload,
             _ => Placement::Drop,
         }
     }

@@ -1,4 +1,4 @@
-//! Where a call runs: here or in the cloud. One policy a file, by the original's names.
+//! Where a call runs: here, at a neighbour or in the cloud. One policy a file, by the original's names.
 //!
 //! A policy is asked until the call has run or is dropped: each time it sees what has been tried
 //! and how that ended, and names the next thing to try. It ends because nothing is tried twice.
@@ -6,12 +6,14 @@
 
 mod cloudonly;
 mod edgecloud;
+mod edgeonly;
 mod target;
 mod trail;
 
 pub use self::cloudonly::CloudOnly;
 pub use self::edgecloud::EdgeCloud;
-pub use self::target::{Candidate, choose};
+pub use self::edgeonly::EdgeOnly;
+pub use self::target::{Candidate, Wanted, choose, choose_neighbor};
 pub use self::trail::{Reason, Trail};
 
 use crate::scheduler::DropReason;
@@ -25,8 +27,10 @@ pub struct Situation {
     pub fallback_local: bool,
     /// How it went here.
     pub local: Local,
+    /// How it went at neighbours.
+    pub edge: Remote,
     /// How it went in the cloud.
-    pub cloud: Cloud,
+    pub cloud: Remote,
 }
 
 /// What is known of running the call here.
@@ -40,13 +44,15 @@ pub enum Local {
     Refused(DropReason),
 }
 
-/// What is known of running the call in the cloud.
+/// What is known of running the call at other nodes of a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cloud {
+pub enum Remote {
     /// Not tried yet, or one of several targets refused it before it began.
     Open,
     /// There is no target (left).
     Closed,
+    /// There never was one.
+    Nobody,
 }
 
 /// The next thing to try.
@@ -56,6 +62,8 @@ pub enum Placement {
     Local,
     /// Send it to the cloud.
     Offload,
+    /// Send it to a neighbour.
+    Neighbor,
     /// Refuse it.
     Drop,
 }
@@ -75,6 +83,7 @@ pub fn by_name(name: &str) -> Option<&'static dyn Policy> {
     match name {
         "cloudonly" => Some(&CloudOnly),
         "edgecloud" => Some(&EdgeCloud),
+        "edgeonly" => Some(&EdgeOnly),
         _ => None,
     }
 }
@@ -85,12 +94,17 @@ mod tests {
 
     const REFUSED: Local = Local::Refused(DropReason::NoRoom);
 
-    fn check(policy: &str, can_offload: bool, local: Local, cloud: Cloud, expected: Placement) {
+    const OPEN: Remote = Remote::Open;
+    const CLOSED: Remote = Remote::Closed;
+
+    #[track_caller]
+    fn check(policy: &str, can_offload: bool, local: Local, remote: Remote, expected: Placement) {
         let situation = Situation {
             can_offload,
             fallback_local: false,
             local,
-            cloud,
+            edge: remote,
+            cloud: remote,
         };
         let placed = by_name(policy).unwrap().place(&situation);
         assert_eq!(placed, expected, "{policy} {situation:?}");
@@ -101,13 +115,14 @@ mod tests {
         let check = |can_offload, local, cloud, expected| {
             check("edgecloud", can_offload, local, cloud, expected);
         };
-        check(true, Local::Untried, Cloud::Open, Placement::Local);
-        check(false, Local::Untried, Cloud::Open, Placement::Local);
-        check(true, REFUSED, Cloud::Open, Placement::Offload);
-        check(true, Local::Unfit, Cloud::Open, Placement::Offload);
-        check(false, REFUSED, Cloud::Open, Placement::Drop);
-        check(false, Local::Unfit, Cloud::Open, Placement::Drop);
-        check(true, REFUSED, Cloud::Closed, Placement::Drop);
+        check(true, Local::Untried, OPEN, Placement::Local);
+        check(false, Local::Untried, OPEN, Placement::Local);
+        check(true, REFUSED, OPEN, Placement::Offload);
+        check(true, Local::Unfit, OPEN, Placement::Offload);
+        check(false, REFUSED, OPEN, Placement::Drop);
+        check(false, Local::Unfit, OPEN, Placement::Drop);
+        check(true, REFUSED, CLOSED, Placement::Drop);
+        check(true, REFUSED, Remote::Nobody, Placement::Drop);
     }
 
     #[test]
@@ -115,9 +130,9 @@ mod tests {
         let check = |can_offload, local, cloud, expected| {
             check("cloudonly", can_offload, local, cloud, expected);
         };
-        check(true, Local::Untried, Cloud::Open, Placement::Offload);
-        check(false, Local::Untried, Cloud::Open, Placement::Drop);
-        check(true, Local::Untried, Cloud::Closed, Placement::Drop);
+        check(true, Local::Untried, OPEN, Placement::Offload);
+        check(false, Local::Untried, OPEN, Placement::Drop);
+        check(true, Local::Untried, CLOSED, Placement::Drop);
     }
 
     #[test]
@@ -126,32 +141,69 @@ mod tests {
             can_offload: true,
             fallback_local: true,
             local: Local::Untried,
-            cloud: Cloud::Open,
+            edge: OPEN,
+            cloud: OPEN,
         };
         assert_eq!(CloudOnly.place(&situation), Placement::Offload);
-        situation.cloud = Cloud::Closed;
-        assert_eq!(CloudOnly.place(&situation), Placement::Local);
+        for closed in [CLOSED, Remote::Nobody] {
+            situation.cloud = closed;
+            assert_eq!(CloudOnly.place(&situation), Placement::Local);
+        }
         situation.local = REFUSED;
         assert_eq!(CloudOnly.place(&situation), Placement::Drop);
+    }
+
+    #[test]
+    fn edgeonly_prefers_neighbours_to_its_own_node() {
+        let check = |can_offload, local, edge, expected| {
+            check("edgeonly", can_offload, local, edge, expected);
+        };
+        check(true, Local::Untried, OPEN, Placement::Neighbor);
+        check(true, Local::Unfit, OPEN, Placement::Neighbor);
+        check(true, Local::Untried, CLOSED, Placement::Drop);
+        check(true, Local::Untried, Remote::Nobody, Placement::Drop);
+        check(false, Local::Untried, OPEN, Placement::Local);
+        check(false, REFUSED, OPEN, Placement::Drop);
+        check(false, Local::Unfit, OPEN, Placement::Drop);
+    }
+
+    #[test]
+    fn edgeonly_falls_back_if_it_may_and_has_neighbours() {
+        let mut situation = Situation {
+            can_offload: true,
+            fallback_local: true,
+            local: Local::Untried,
+            edge: OPEN,
+            cloud: OPEN,
+        };
+        assert_eq!(EdgeOnly.place(&situation), Placement::Neighbor);
+        situation.edge = CLOSED;
+        assert_eq!(EdgeOnly.place(&situation), Placement::Local);
+        situation.local = REFUSED;
+        assert_eq!(EdgeOnly.place(&situation), Placement::Drop);
+        (situation.local, situation.edge) = (Local::Untried, Remote::Nobody);
+        assert_eq!(EdgeOnly.place(&situation), Placement::Drop);
     }
 
     /// The shell asks again after every failure: no policy may ask for what has failed.
     #[test]
     fn every_policy_comes_to_an_end() {
-        for name in ["edgecloud", "cloudonly"] {
+        for name in ["edgecloud", "cloudonly", "edgeonly"] {
             let policy = by_name(name).unwrap();
             for bits in 0..4 {
                 let mut situation = Situation {
                     can_offload: bits & 1 != 0,
                     fallback_local: bits & 2 != 0,
                     local: Local::Untried,
-                    cloud: Cloud::Open,
+                    edge: OPEN,
+                    cloud: OPEN,
                 };
                 for step in 0.. {
-                    assert!(step < 3, "{name} {situation:?}");
+                    assert!(step < 4, "{name} {situation:?}");
                     match policy.place(&situation) {
                         Placement::Local => situation.local = REFUSED,
-                        Placement::Offload => situation.cloud = Cloud::Closed,
+                        Placement::Offload => situation.cloud = CLOSED,
+                        Placement::Neighbor => situation.edge = CLOSED,
                         Placement::Drop => break,
                     }
                 }

@@ -1,7 +1,8 @@
-//! Why a call ran where it ran: what was rejected on the way, and for what reason.
+//! Why a call ran where it ran: what was chosen on the way, and what was rejected for what reason.
 
 use std::fmt;
 
+use crate::fleet::Known;
 use crate::scheduler::DropReason;
 
 /// Why a place was rejected.
@@ -19,22 +20,46 @@ pub enum Reason {
     /// It answered that it has no room.
     #[error("has no room")]
     Full,
+    /// Its status says so. It may be asked all the same, after all others.
+    #[error("told that it has no room")]
+    Crowded,
+    /// It doesn't tell its status any more.
+    #[error("doesn't answer any more")]
+    Silent,
+    /// It never told its status, or not in the last seconds.
+    #[error("hasn't told its status of late")]
+    NotHeard,
     /// It answered that it knows no such function.
     #[error("doesn't know the function")]
     Unknown,
     /// The area has no member, or none is configured.
     #[error("has no member (registry.remote.area)")]
     Nobody,
+    /// No other node of this one's area has told its status.
+    #[error("there are none (registry.area)")]
+    Alone,
     /// The caller or the way that the call has come forbids it.
     #[error("not allowed (CanDoOffloading, one hop)")]
     NotAllowed,
 }
 
+#[derive(Debug, Clone, PartialEq)]
+enum Verdict {
+    Rejected(Reason),
+    /// With the memory that it told of, MiB, and its distance, seconds.
+    Chosen(Option<(u64, f64)>),
+}
+
+/// Places that are named, at most: a large fleet rejected as a whole must fit a header.
+const PLACES_MAX: usize = 24;
+
 /// See the module. Shows as one line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trail {
     policy: &'static str,
-    rejected: Vec<(String, Reason)>,
+    places: Vec<(String, Verdict)>,
+    /// Those beyond.
+    more: usize,
 }
 
 impl Trail {
@@ -42,14 +67,31 @@ impl Trail {
     pub fn new(policy: &'static str) -> Self {
         Self {
             policy,
-            rejected: Vec::new(),
+            places: Vec::new(),
+            more: 0,
         }
     }
 
-    /// Notes that `place` is out of the question, once.
+    /// Notes that `place` is out of the question, for the first reason given.
     pub fn reject(&mut self, place: &str, reason: Reason) {
-        if !self.rejected.iter().any(|(known, _)| known == place) {
-            self.rejected.push((place.to_owned(), reason));
+        let known = |(known, verdict): &(String, Verdict)| {
+            known == place && matches!(verdict, Verdict::Rejected(_))
+        };
+        if !self.places.iter().any(known) {
+            self.add(place, Verdict::Rejected(reason));
+        }
+    }
+
+    /// Notes that `place` is tried next, and what is known of it.
+    pub fn choose(&mut self, place: &str, known: Option<&Known>) {
+        let told = known.and_then(|it| Some((it.status.as_ref()?.memory_available, it.distance?)));
+        self.add(place, Verdict::Chosen(told));
+    }
+
+    fn add(&mut self, place: &str, verdict: Verdict) {
+        match self.places.len() < PLACES_MAX {
+            true => self.places.push((place.to_owned(), verdict)),
+            false => self.more += 1,
         }
     }
 }
@@ -57,9 +99,20 @@ impl Trail {
 impl fmt::Display for Trail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "policy {}", self.policy)?;
-        for (place, reason) in &self.rejected {
-            write!(f, "; {place}: {reason}")?;
+        for (place, verdict) in &self.places {
+            match verdict {
+                Verdict::Rejected(reason) => write!(f, "; {place}: {reason}")?,
+                Verdict::Chosen(None) => write!(f, "; {place}: chosen")?,
+                Verdict::Chosen(Some((available, distance))) => write!(
+                    f,
+                    "; {place}: chosen ({available} MiB available, {:.1} ms away)",
+                    distance * 1e3
+                )?,
+            }
         }
-        Ok(())
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
     }
 }

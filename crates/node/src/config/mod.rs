@@ -34,7 +34,7 @@ const CLIENT_VARIABLES: [&str; 3] = ["HOST", "PORT", "TOKEN"];
 const VARIABLE_PREFIX: &str = "SERVERLEDGE_";
 
 /// Scheduling policies of the original that decide between nodes.
-const POLICIES_LATER: [&str; 2] = ["edgeonly", "qosaware"];
+const POLICIES_LATER: [&str; 1] = ["qosaware"];
 
 /// A configuration in the making.
 #[derive(Default)]
@@ -207,13 +207,13 @@ impl Loader {
         let policy = self.config.scheduler.policy.clone();
         let text = match policy.as_str() {
             "default" | "localonly" => return,
-            "edgecloud" | "cloudonly" if self.config.etcd.endpoints.is_empty() => {
+            "edgecloud" | "cloudonly" | "edgeonly" if self.config.etcd.endpoints.is_empty() => {
                 format!("{policy} needs a fleet: without etcd.address, everything runs here")
             }
             "edgecloud" | "cloudonly" if self.config.registry.remote_area.is_none() => {
                 format!("{policy} has nowhere to send calls: registry.remote.area is not set")
             }
-            "edgecloud" | "cloudonly" => return,
+            "edgecloud" | "cloudonly" | "edgeonly" => return,
             later if POLICIES_LATER.contains(&later) => {
                 format!("{later} has no effect yet: this version runs everything on its own node")
             }

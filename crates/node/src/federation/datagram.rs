@@ -2,17 +2,22 @@
 //!
 //! That is how the original's nodes ask each other. They read 1024 bytes at most and wait without a
 //! limit of time. An answer is some hundred times as long as the shortest question, so where others
-//! can reach the port it answers so many a second and no more.
+//! can reach the port it answers so many a second and no more. A node that many ask answers
+//! shortly, without its functions.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serverledge_api::StatusReply;
+use serverledge_core::fleet::{Answers, Coordinates, Status};
 use tokio::net::UdpSocket;
 use tracing::{debug, warn};
 
 use crate::node::Node;
+
+/// What the original's nodes send.
+pub(super) const QUESTION: &[u8] = b"A";
 
 /// What the original's nodes read of an answer.
 const BYTES_MAX: usize = 1024;
@@ -39,7 +44,8 @@ pub(super) async fn bind(ip: IpAddr, port: u16) -> Option<UdpSocket> {
 /// Answers for as long as the node runs.
 pub(super) async fn serve(node: Arc<Node>, socket: UdpSocket) {
     let mut question = [0; 1];
-    let (mut since, mut answers) = (Instant::now(), 0);
+    let (mut since, mut count) = (Instant::now(), 0);
+    let mut answers = Answers::default();
     loop {
         let from = match socket.recv_from(&mut question).await {
             Ok((_, from)) => from,
@@ -50,13 +56,19 @@ pub(super) async fn serve(node: Arc<Node>, socket: UdpSocket) {
             }
         };
         if since.elapsed() >= PERIOD {
-            (since, answers) = (Instant::now(), 0);
+            (since, count) = (Instant::now(), 0);
         }
-        answers += 1;
-        if answers > ANSWERS_MAX {
+        count += 1;
+        if count > ANSWERS_MAX {
             continue;
         }
-        let answer = encode(crate::status::now(&node));
+        let mut status = crate::status::now(&node);
+        let now = node.federation.as_ref().map(|it| it.peers.now());
+        if !answers.allow_long(now.unwrap_or_default()) {
+            status.available_warm_containers.clear();
+        }
+        let answer = encode(status);
+        answers.count(question.len() + answer.len());
         if let Err(error) = socket.send_to(&answer, from).await {
             debug!(%from, %error, "status not sent");
         }
@@ -85,6 +97,31 @@ fn encode(mut status: StatusReply) -> Vec<u8> {
             warm.remove(&name);
         }
     }
+}
+
+/// What an answer says; `None` if it is none.
+pub(super) fn decode(answer: &[u8]) -> Option<Status> {
+    let told: StatusReply = serde_json::from_slice(answer).ok()?;
+    let coordinates = Coordinates {
+        position: told.coordinates.vec,
+        error: told.coordinates.error,
+        adjustment: told.coordinates.adjustment,
+        height: told.coordinates.height,
+    };
+    let is_sound =
+        coordinates.is_sound() && told.total_cpu.is_finite() && told.used_cpu.is_finite();
+    let amount = |number: i64| u64::try_from(number).unwrap_or(0);
+    let warm = told.available_warm_containers.into_iter();
+    let warm = warm.filter(|(_, idle)| *idle > 0);
+    is_sound.then(|| Status {
+        warm: warm.map(|(name, idle)| (name, amount(idle))).collect(),
+        memory_total: amount(told.total_memory),
+        memory_available: amount(told.available_memory),
+        memory_free: amount(told.free_memory),
+        cpu_total: told.total_cpu,
+        cpu_used: told.used_cpu,
+        coordinates,
+    })
 }
 
 #[cfg(test)]
@@ -137,5 +174,60 @@ mod tests {
         assert!(bytes.len() <= BYTES_MAX, "{} bytes", bytes.len());
         let status: StatusReply = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(status.available_warm_containers["function-250"], 1);
+    }
+    #[test]
+    fn the_originals_answer_is_read() {
+        let status = decode(RECORDED.as_bytes()).unwrap();
+        assert_eq!(
+            (
+                status.memory_total,
+                status.memory_available,
+                status.memory_free
+            ),
+            (2048, 2048, 896)
+        );
+        assert_eq!((status.cpu_total, status.cpu_used), (2.0, 0.0));
+        assert_eq!(status.coordinates, Coordinates::default());
+        // Zeros are left out, as they say nothing.
+        assert_eq!(status.warm.len(), 9);
+        assert_eq!(status.warm["ret-int"], 1);
+        // A node without functions.
+        let warm = RECORDED.find('{').unwrap() + 1;
+        let rest = &RECORDED[RECORDED.find(",\"TotalMemory").unwrap()..];
+        assert_eq!(warm, 1);
+        let empty = format!("{{\"AvailableWarmContainers\":null{rest}");
+        assert_eq!(decode(empty.as_bytes()).unwrap().memory_total, 2048);
+    }
+
+    #[test]
+    fn what_is_no_status_is_left_out() {
+        let told = |from: &str, to: &str| {
+            assert!(RECORDED.contains(from), "{from}");
+            decode(RECORDED.replace(from, to).as_bytes())
+        };
+        assert!(told("[0,0,0]", "[0,0,1e9]").is_none());
+        assert!(told("[0,0,0]", "[0,0]").is_none());
+        assert!(told("\"Error\":1.5", "\"Error\":-1").is_none());
+        assert!(told("\"TotalCPU\":2", "\"TotalCPU\":1e999").is_none());
+        assert_eq!(
+            told("\"TotalMemory\":2048", "\"TotalMemory\":-1")
+                .unwrap()
+                .memory_total,
+            0
+        );
+        for rubbish in ["", "A", "{}", "[]", "null"] {
+            assert!(decode(rubbish.as_bytes()).is_none(), "{rubbish}");
+        }
+        assert!(decode(&RECORDED.as_bytes()[..1000.min(RECORDED.len() - 1)]).is_none());
+    }
+
+    #[test]
+    fn ours_are_read_as_they_were_meant() {
+        let mut told: StatusReply = serde_json::from_str(RECORDED).unwrap();
+        told.coordinates.vec = [0.01, -0.02, 0.003];
+        told.coordinates.adjustment = -0.001;
+        let status = decode(&encode(told)).unwrap();
+        assert_eq!(status.coordinates.position, [0.01, -0.02, 0.003]);
+        assert_eq!(status.coordinates.adjustment, -0.001);
     }
 }

@@ -2,7 +2,9 @@
 //! `registry/<area>/__lb/<arch>/<key>` for a load balancer, `ip;apiPort;udpPort;arch` for both.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+
+use tokio::sync::watch;
 
 use super::etcd::{Entry, Event};
 use super::follow::Change;
@@ -53,6 +55,15 @@ impl Member {
         })
     }
 
+    /// Those of an area, load balancers first.
+    pub(super) fn of_area<'a>(all: &'a All, area: &str) -> impl Iterator<Item = &'a Arc<Self>> {
+        // Paths are sorted, and begin with the area.
+        let start = format!("{PREFIX}{area}/");
+        let from = all.range(start.clone()..);
+        from.take_while(move |(path, _)| path.starts_with(&start))
+            .map(|(_, member)| member)
+    }
+
     /// Where the registry has it.
     pub(super) fn path(&self) -> String {
         let Self {
@@ -81,13 +92,21 @@ impl Member {
 /// Who is there, by key in the registry: a copy in memory.
 #[derive(Debug, Default)]
 pub struct Members {
-    all: RwLock<Arc<BTreeMap<String, Member>>>,
+    all: watch::Sender<Arc<All>>,
 }
+
+/// By path in the registry.
+pub(super) type All = BTreeMap<String, Arc<Member>>;
 
 impl Members {
     /// Everybody, this node included. A snapshot; cheap.
-    pub fn all(&self) -> Arc<BTreeMap<String, Member>> {
-        Arc::clone(&self.all.read().unwrap_or_else(PoisonError::into_inner))
+    pub fn all(&self) -> Arc<BTreeMap<String, Arc<Member>>> {
+        Arc::clone(&self.all.borrow())
+    }
+
+    /// Tells of changes.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<All>> {
+        self.all.subscribe()
     }
 
     /// Takes over what the registry says. While it says nothing, those who were there are taken to
@@ -99,7 +118,7 @@ impl Members {
             Change::Away => return,
         };
         let mut add = |entry: Entry| match Member::parse(&entry.key, &entry.value) {
-            Some(member) => drop(all.insert(entry.key, member)),
+            Some(member) => drop(all.insert(entry.key, Arc::new(member))),
             None => drop(all.remove(&entry.key)),
         };
         match change {
@@ -108,7 +127,7 @@ impl Members {
             Change::Event(Event::Deleted(key, _)) => drop(all.remove(&key)),
             Change::Away => {}
         }
-        *self.all.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(all);
+        self.all.send_replace(Arc::new(all));
     }
 }
 
@@ -157,6 +176,27 @@ mod tests {
         ] {
             assert_eq!(Member::parse(key, value.as_bytes()), None, "{key} {value}");
         }
+    }
+
+    #[test]
+    fn an_area_is_told_from_others() {
+        let members = Members::default();
+        let more = [
+            ("registry/EDGE/amd64/a", "h;1;2;amd64"),
+            ("registry/EDGE2/amd64/b", "h;1;2;amd64"),
+        ];
+        let listed = RECORDED.into_iter().chain(more).map(|(k, v)| entry(k, v));
+        members.change(Change::Listed(listed.collect(), 1));
+        let all = members.all();
+        let of = |area| {
+            let members = Member::of_area(&all, area);
+            members
+                .map(|it| (it.is_balancer, it.api_port))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of("EDGE"), [(true, 1330), (false, 1)]);
+        assert_eq!(of("CLOUD"), [(false, 1996)]);
+        assert_eq!(of("ED"), []);
     }
 
     #[test]

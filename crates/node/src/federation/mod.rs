@@ -5,15 +5,18 @@
 //! stays, what can wait waits, and all is caught up with when etcd is back. What can't be done
 //! without it is to change functions: an acknowledged change is known to the fleet.
 
+mod ask;
 mod datagram;
 pub(crate) mod etcd;
 mod follow;
 mod functions;
 mod member;
 pub(crate) mod offload;
+mod peers;
 mod registration;
 mod results;
 pub(crate) mod route;
+mod targets;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -31,6 +34,7 @@ use self::etcd::{Etcd, EtcdError, Values};
 pub use self::functions::ShareError;
 pub use self::member::{Member, Members};
 use self::offload::Offloader;
+pub use self::peers::{Near, Peers};
 use self::results::Outbox;
 use crate::catalog::FunctionRecord;
 use crate::config::Config;
@@ -49,6 +53,7 @@ const CHANGES_MAX: usize = 64;
 pub struct Federation {
     etcd: Arc<Etcd>,
     members: Members,
+    peers: Peers,
     outbox: Outbox,
     offloader: Offloader,
     policy: Option<&'static dyn Policy>,
@@ -71,6 +76,7 @@ impl Federation {
         (!endpoints.is_empty()).then(|| Self {
             etcd: Arc::new(Etcd::new(endpoints)),
             members: Members::default(),
+            peers: Peers::new(datagram::QUESTION.len()),
             outbox: Outbox::default(),
             offloader: Offloader::new(),
             policy: Self::policy_of(config),
@@ -85,6 +91,11 @@ impl Federation {
     /// Who is in the fleet, as far as is known.
     pub fn members(&self) -> &Members {
         &self.members
+    }
+
+    /// How the others are, as far as is known.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     /// Puts a function into etcd; its revision since.
@@ -162,6 +173,7 @@ pub(crate) async fn start(node: &Arc<Node>, address: SocketAddr) -> Option<Runni
         entry.udp_port = socket.local_addr().map_or(entry.udp_port, |it| it.port());
         tasks.spawn(datagram::serve(Arc::clone(node), socket));
     }
+    tasks.spawn(ask::ask(Arc::clone(node), address.ip()));
     let leaving = CancellationToken::new();
     let registration = registration::keep(Arc::clone(&federation.etcd), entry, leaving.clone());
     Some(Running {

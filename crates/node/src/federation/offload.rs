@@ -108,10 +108,15 @@ impl Offloader {
         }
     }
 
-    /// Whether the member is left alone for now.
-    pub(super) fn is_broken(&self, key: &str) -> bool {
+    /// Which of these members are left alone for now.
+    pub(super) fn broken<'a>(&self, keys: impl Iterator<Item = &'a str>) -> Vec<bool> {
         let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-        broken.get(key).is_some_and(|until| Instant::now() < *until)
+        if broken.is_empty() {
+            return keys.map(|_| false).collect();
+        }
+        let now = Instant::now();
+        let is_broken = |key: &str| broken.get(key).is_some_and(|until| now < *until);
+        keys.map(is_broken).collect()
     }
 
     /// Runs a call of `function`, which may take `time_max`, on `member`.

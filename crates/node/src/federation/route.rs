@@ -6,11 +6,12 @@ use hyper::header::HeaderValue;
 use serverledge_api::InvokeReply;
 use serverledge_core::Snapshot;
 use serverledge_core::policy::{
-    self, Candidate, Cloud, Local, Placement, Policy, Reason, Situation, Trail, choose,
+    self, Local, Placement, Policy, Reason, Remote, Situation, Trail, Wanted,
 };
 
+use super::Federation;
 use super::offload::{Along, Sent};
-use super::{Federation, Member};
+use super::targets::Targets;
 use crate::catalog::Function;
 use crate::config::Config;
 use crate::invoke::{Invocation, InvokeError, invoke};
@@ -39,8 +40,9 @@ struct Route<'a> {
     function: &'a Arc<Function>,
     invocation: &'a Invocation,
     trail: Trail,
-    /// Members of the cloud's area, once they have been asked for.
-    targets: Option<(Vec<Member>, Vec<Candidate>)>,
+    /// Where it may be sent, once that has been asked for.
+    neighbors: Option<Targets>,
+    cloud: Option<Targets>,
 }
 
 /// Runs a call where `policy` wants it. `can_offload`: whether it may leave this node.
@@ -59,7 +61,8 @@ pub(crate) async fn route(
         can_offload,
         fallback_local: node.config.scheduler.fallback_local,
         local: if fits { Local::Untried } else { Local::Unfit },
-        cloud: Cloud::Open,
+        edge: Remote::Open,
+        cloud: Remote::Open,
     };
     let mut route = Route {
         node,
@@ -68,12 +71,26 @@ pub(crate) async fn route(
         function,
         invocation: &invocation,
         trail: Trail::new(policy.name()),
-        targets: None,
+        neighbors: None,
+        cloud: None,
     };
     loop {
         let step = match policy.place(&situation) {
             Placement::Local => route.local(&mut situation, false).await,
-            Placement::Offload => route.offload(&mut situation, &along).await,
+            Placement::Neighbor => {
+                let targets = route.neighbors.take();
+                let targets = targets.unwrap_or_else(|| Targets::neighbors(federation));
+                let (targets, step) = route.offload(targets, &mut situation.edge, &along).await;
+                route.neighbors = Some(targets);
+                step
+            }
+            Placement::Offload => {
+                let targets = route.cloud.take();
+                let targets = targets.unwrap_or_else(|| Targets::cloud(federation, node));
+                let (targets, step) = route.offload(targets, &mut situation.cloud, &along).await;
+                route.cloud = Some(targets);
+                step
+            }
             Placement::Drop => Some(route.end(&mut situation).await),
         };
         match step {
@@ -117,31 +134,43 @@ impl Route<'_> {
         }
     }
 
-    async fn offload(&mut self, situation: &mut Situation, along: &Along) -> Step {
+    /// Sends the call to the best of `targets` that are left.
+    async fn offload(
+        &mut self,
+        mut targets: Targets,
+        remote: &mut Remote,
+        along: &Along,
+    ) -> (Targets, Step) {
         let function = self.function;
-        let seed = self.federation.seed();
-        let (members, candidates) = self
-            .targets
-            .get_or_insert_with(|| self.federation.targets(self.node));
-        let architectures = &function.record.architectures;
-        let Some(chosen) = choose(candidates, architectures, seed, &mut self.trail) else {
-            situation.cloud = Cloud::Closed;
-            return None;
+        let wanted = Wanted {
+            architectures: &function.record.architectures,
+            memory_mb: function.record.memory_mb,
+            cpu: function.record.cpu,
+            now: self.federation.peers.now(),
+            seed: self.federation.seed(),
+        };
+        let Some((chosen, member)) = targets.choose(&wanted, &mut self.trail) else {
+            *remote = match targets.is_empty() {
+                true => Remote::Nobody,
+                false => Remote::Closed,
+            };
+            return (targets, None);
         };
         let (name, timeout) = (&function.record.name, function.timeout);
         let offloader = &self.federation.offloader;
         let sent = offloader
-            .send(&members[chosen], name, timeout, self.invocation, along)
+            .send(member, name, timeout, self.invocation, along)
             .await;
-        match sent {
+        let step = match sent {
             Sent::Ran(reply) => Some(Ok((reply, self.node.pool.snapshot()))),
             Sent::Failed(error) => Some(Err(error)),
             Sent::NotBegun(reason) => {
-                candidates[chosen].rejected = Some(reason);
-                self.trail.reject(&members[chosen].key, reason);
+                self.trail.reject(&member.key, reason);
+                targets.reject(chosen, reason);
                 None
             }
-        }
+        };
+        (targets, step)
     }
 
     /// The end, unless the call has the time to wait for room here.
@@ -150,7 +179,7 @@ impl Route<'_> {
         situation: &mut Situation,
     ) -> Result<(InvokeReply, Snapshot), InvokeError> {
         if !situation.can_offload {
-            self.trail.reject("cloud", Reason::NotAllowed);
+            self.trail.reject("elsewhere", Reason::NotAllowed);
         }
         if self.invocation.patient
             && matches!(situation.local, Local::Refused(_))
@@ -175,29 +204,6 @@ impl Federation {
     /// The policy, if it looks beyond this node.
     pub(crate) fn policy(&self) -> Option<&'static dyn Policy> {
         self.policy
-    }
-
-    /// Members of the cloud's area, and what speaks against them.
-    fn targets(&self, node: &Node) -> (Vec<Member>, Vec<Candidate>) {
-        let area = node.config.registry.remote_area.as_deref();
-        let all = self.members.all();
-        let members: Vec<Member> = all
-            .values()
-            .filter(|member| Some(member.area.as_str()) == area)
-            .filter(|member| member.key != node.identity.key)
-            .cloned()
-            .collect();
-        let candidate = |member: &Member| Candidate {
-            key: member.key.clone(),
-            is_balancer: member.is_balancer,
-            architecture: member.architecture.clone(),
-            rejected: self
-                .offloader
-                .is_broken(&member.key)
-                .then_some(Reason::Unreachable),
-        };
-        let candidates = members.iter().map(candidate).collect();
-        (members, candidates)
     }
 }
 

@@ -1,9 +1,11 @@
-//! `/v1/nodes`: who is in the fleet, as this node sees it.
+//! `/v1/nodes`: who is in the fleet and how they are, as this node sees it.
 
 use serde::Serialize;
+use serverledge_core::Timestamp;
+use serverledge_core::fleet::{Health, Known};
 
 use super::{Reply, json};
-use crate::federation::Member;
+use crate::federation::{Federation, Member};
 use crate::node::Node;
 
 #[derive(Serialize)]
@@ -18,23 +20,80 @@ struct Shown<'a> {
     address: String,
     #[serde(rename = "IsBalancer")]
     is_balancer: bool,
+    #[serde(flatten)]
+    health: Option<Shape>,
+}
+
+/// What a node has told, and whether it lives.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Shape {
+    health: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Told>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Told {
+    /// How long ago, seconds.
+    age: f64,
+    total_memory: u64,
+    available_memory: u64,
+    free_memory: u64,
+    #[serde(rename = "TotalCPU")]
+    total_cpu: f64,
+    #[serde(rename = "UsedCPU")]
+    used_cpu: f64,
+    /// Estimated round trip, seconds.
+    distance: f64,
 }
 
 impl<'a> Shown<'a> {
-    fn of(member: &'a Member) -> Self {
+    fn of(path: &str, member: &'a Member, federation: &Federation) -> Self {
+        let peers = federation.peers();
         Self {
             key: &member.key,
             area: &member.area,
             architecture: &member.architecture,
             address: format!("{}:{}", member.host, member.api_port),
             is_balancer: member.is_balancer,
+            health: peers.known(path).map(|known| shape(&known, peers.now())),
         }
+    }
+}
+
+fn shape(known: &Known, now: Timestamp) -> Shape {
+    let told = || {
+        let status = known.status.as_ref()?;
+        Some(Told {
+            age: now.since(known.heard?).as_secs_f64(),
+            total_memory: status.memory_total,
+            available_memory: status.memory_available,
+            free_memory: status.memory_free,
+            total_cpu: status.cpu_total,
+            used_cpu: status.cpu_used,
+            distance: known.distance?,
+        })
+    };
+    Shape {
+        health: match known.health(now) {
+            Health::Alive => "alive",
+            Health::Unknown => "unknown",
+            Health::Dead => "dead",
+        },
+        status: told(),
     }
 }
 
 /// All members; none if the node is in no fleet.
 pub(super) fn nodes(node: &Node) -> Reply {
-    let members = node.federation.as_ref().map(|fleet| fleet.members().all());
-    let members = members.unwrap_or_default();
-    json(&members.values().map(Shown::of).collect::<Vec<_>>())
+    let Some(federation) = &node.federation else {
+        return json(&[(); 0]);
+    };
+    let members = federation.members().all();
+    let shown = members
+        .iter()
+        .map(|(path, it)| Shown::of(path, it, federation));
+    json(&shown.collect::<Vec<_>>())
 }

@@ -28,6 +28,7 @@ mod image;
 mod java;
 mod jsonata;
 mod lifecycle;
+mod neighbors;
 mod network;
 mod preload;
 mod probe;

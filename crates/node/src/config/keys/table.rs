@@ -16,6 +16,8 @@ const YEARS: f64 = 315_360_000.0;
 const MANY: u64 = 1 << 24;
 
 const FEDERATION: &str = "has no effect yet: this version runs everything on its own node";
+const NEARBY: &str = "has no effect: the nearest are asked every 1.5 s, the others within a budget";
+const CHOICE: &str = "has no effect: a neighbour is chosen for each call, by what it has just told";
 const METRICS: &str = "has no effect yet: this version exports no metrics";
 const TRACING: &str = "has no effect yet: this version writes no traces";
 const BALANCER: &str = "has no effect yet: this version has no load balancer";
@@ -117,10 +119,11 @@ pub(super) static KEYS: &[Key] = &[
         "How often idle sandboxes, expired results and unused code are looked for."),
 
     key("scheduler.policy", "default", Sets(Text(|c, v| c.scheduler.policy = v.to_lowercase())),
-        "Where calls run: 'default' and 'localonly' here, 'edgecloud' here or in the cloud, 'cloudonly'."),
+        "Where calls run: 'default' and 'localonly' here, 'edgecloud' here or in the cloud, 'cloudonly', \
+         'edgeonly' at a neighbour."),
     key("scheduler.queue.capacity", "0",
         Sets(Integer(0..=MANY, |c, v| c.scheduler.queue_capacity = v as usize)),
-        "Calls that may wait for lack of room; further ones are refused. None with edgecloud, cloudonly."),
+        "Calls that may wait for lack of room; further ones are refused. None with policies that send calls on."),
     key("scheduler.queue.timeout", "30",
         Sets(Duration(0.0..=YEARS, |c, v| c.scheduler.queue_timeout = v)),
         "How long a call may wait for a sandbox."),
@@ -131,7 +134,7 @@ pub(super) static KEYS: &[Key] = &[
         Sets(Integer(1..=MANY, |c, v| c.scheduler.starts_max = v as usize)),
         "Sandboxes being started at once."),
     key("scheduler.fallback.local", "false", Sets(Bool(|c, v| c.scheduler.fallback_local = v)),
-        "Whether cloudonly runs a call here if nothing in the cloud can be reached."),
+        "Whether cloudonly and edgeonly run a call here if nobody can be found for it elsewhere."),
 
     key("function.timeout", "60", Sets(Duration(0.001..=YEARS, |c, v| c.function.timeout = v)),
         "How long a call may run if its function has no TimeoutSeconds."),
@@ -220,7 +223,7 @@ pub(super) static KEYS: &[Key] = &[
     key("registry.remote.area", "",
         Sets(Text(|c, v| c.registry.remote_area = Some(v).filter(|v| !v.is_empty()))),
         "Area of the cloud: where edgecloud and cloudonly send calls."),
-    key("registry.nearby.interval", "20", NoEffect(FEDERATION),
+    key("registry.nearby.interval", "20", NoEffect(NEARBY),
         "How often peers are asked for their status, seconds."),
     key("registry.monitoring.interval", "30",
         Sets(Duration(0.1..=YEARS, |c, v| c.registry.monitoring_interval = v)),
@@ -233,7 +236,7 @@ pub(super) static KEYS: &[Key] = &[
         "Endpoints of etcd, which makes nodes a fleet; none: a node of its own."),
     key("node.architecture", "(the machine's)", NoEffect("has no effect: other nodes are told the machine's"),
         "Architecture that other nodes are told."),
-    key("offloading.cache.validity", "60", NoEffect(FEDERATION),
+    key("offloading.cache.validity", "60", NoEffect(CHOICE),
         "How long the choice of a neighbour holds, seconds."),
     key("federation.secret", "", NoEffect(FEDERATION), "Secret shared by the nodes."),
     key("cloud.server.url", "", NoEffect(DEAD),
