@@ -148,14 +148,16 @@ fn function(frame: &Frame) -> Option<(Function, u32)> {
 /// Finds out what kind of program it is, and starts it if it is one that stays.
 fn load(function: &Function) -> Result<Loaded, Failure> {
     let directory = &function.directory;
+    let code = (&*function.handler, &*directory.to_string_lossy());
     if let Some(image) = image::Image::of_environment()? {
         return match image.is_lambda() {
             true => {
                 lambda::Lambda::start(function, &image.argv, &image.directory).map(Loaded::Lambda)
             }
-            // The image's own affair, as with the original.
             false => {
-                server::Server::start(("", ""), &image.argv, &image.directory).map(Loaded::Server)
+                // Without code, it is the image's own affair, as with the original.
+                let code = if code.1.is_empty() { ("", "") } else { code };
+                server::Server::start(code, &image.argv, &image.directory).map(Loaded::Server)
             }
         };
     }
@@ -163,7 +165,6 @@ fn load(function: &Function) -> Result<Loaded, Failure> {
         let argv = [program::runnable(&bootstrap)?.into_os_string()];
         return lambda::Lambda::start(function, &argv, directory).map(Loaded::Lambda);
     }
-    let code = (&*function.handler, &*directory.to_string_lossy());
     if let Some(program) = file(&directory.join(GO_HANDLER)) {
         let argv = [program::runnable(&program)?.into_os_string()];
         return server::Server::start(code, &argv, directory).map(Loaded::Server);

@@ -70,8 +70,6 @@ pub struct Function {
     pub interpreter: PathBuf,
     /// Image of its sandboxes, where they are made from images.
     pub image: Option<String>,
-    /// Whether a program is reached by the sandbox's bridge; by the engine's network otherwise.
-    pub is_bridged: bool,
     /// Whom it may talk to.
     pub network: NetworkPolicy,
     /// Time limit of one call.

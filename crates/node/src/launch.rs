@@ -84,12 +84,6 @@ impl Launcher {
         let record = &function.record;
         let shim = shim(function);
         let is_wasm = function.language == Language::Wasm;
-        if shim.is_none() && function.image.is_none() && !is_wasm {
-            return Err(CreateError::Isolation(format!(
-                "no backend of this node runs {:?} functions",
-                function.language
-            )));
-        }
         let spec = SandboxSpec {
             id: id.0,
             function: record.name.clone(),
@@ -174,8 +168,10 @@ fn shim(function: &Function) -> Option<Shim> {
     match function.language {
         Language::Python => Some(Shim::Python),
         Language::Node => Some(Shim::Node),
-        Language::Go | Language::Custom => function.is_bridged.then_some(Shim::Bridge),
-        Language::Java => function.image.is_none().then_some(Shim::Java {
+        Language::Go | Language::Custom => Some(Shim::Bridge),
+        // An image has a server of its own, as the original's.
+        Language::Java if function.image.is_some() => Some(Shim::Bridge),
+        Language::Java => Some(Shim::Java {
             memory_mb: function.record.memory_mb,
         }),
         Language::Wasm => None,

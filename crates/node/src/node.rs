@@ -255,7 +255,6 @@ impl Node {
             language: runtime.language,
             interpreter: self.interpreter(&record.runtime, runtime.language),
             image,
-            is_bridged: self.backend.image_use() != ImageUse::Always,
             network,
             timeout: timeout.min(limit.timeout_max),
             record,

@@ -40,10 +40,16 @@ pub enum CreateError {
 }
 
 impl CreateError {
-    /// Without an interpreter there must be an image, and a backend that takes it.
-    pub(crate) fn needs_image() -> Self {
-        let what = "its program is in an image, and this backend takes none";
-        CreateError::Isolation(what.to_owned())
+    /// WebAssembly has a backend of its own.
+    pub(crate) fn needs_shim() -> Self {
+        CreateError::Isolation("this backend runs no WebAssembly".to_owned())
+    }
+
+    pub(crate) fn no_command(image: &str) -> Self {
+        CreateError::Image {
+            image: image.to_owned(),
+            problem: "has neither an entry point nor a command".to_owned(),
+        }
     }
 
     pub(crate) fn io(doing: impl Into<String>, source: io::Error) -> Self {

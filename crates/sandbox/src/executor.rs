@@ -38,6 +38,20 @@ pub(crate) fn variables(socket: &str, preload: &[String]) -> Vec<String> {
     variables
 }
 
+/// What tells the bridge to run an image's own command; `None` if the image has none.
+pub(crate) fn image_command(
+    entrypoint: &[String],
+    command: &[String],
+    working_dir: &str,
+) -> Option<[String; 2]> {
+    let words: Vec<&String> = entrypoint.iter().chain(command).collect();
+    let words = (!words.is_empty()).then(|| serde_json::json!(words))?;
+    Some([
+        format!("SERVERLEDGE_COMMAND={words}"),
+        format!("SERVERLEDGE_WORKING_DIR={working_dir}"),
+    ])
+}
+
 /// The executor's configuration, as it reads it from its descriptor 3.
 pub(crate) fn config(argv: &[&OsStr], environment: &[&str], seccomp: &[u8]) -> Vec<u8> {
     let mut config = Vec::with_capacity(seccomp.len() + 1024);

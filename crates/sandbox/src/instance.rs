@@ -14,7 +14,7 @@ use crate::{BoxFuture, CallError, CreateError, ExitCause, Sandbox, lock};
 
 /// How long after a lost connection the end of the process is waited for. The kernel closes the
 /// connections of a dying process before its parent hears of it.
-pub(crate) const END_AFTER_CLOSE: Duration = Duration::from_secs(1);
+const END_AFTER_CLOSE: Duration = Duration::from_secs(1);
 
 /// Loads the function into a sandbox whose shim is starting, and makes it ready for calls.
 ///
@@ -125,7 +125,7 @@ impl Greeted {
 }
 
 /// A part of a start, ended by its time limit and by the end of the sandbox.
-pub(crate) async fn guarded<T>(
+async fn guarded<T>(
     limit: Limit,
     end: &EndReceiver,
     part: impl Future<Output = Result<T, Failed>>,
@@ -150,7 +150,7 @@ pub(crate) async fn guarded<T>(
     }
 }
 
-pub(crate) enum Failed {
+enum Failed {
     Wire(WireError),
     Create(CreateError),
 }

@@ -73,7 +73,7 @@ impl ProcessBackend {
 
     async fn make(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
         let making = |source| CreateError::io("making the function's process", source);
-        let shim = spec.shim.ok_or_else(CreateError::needs_image)?;
+        let shim = spec.shim.ok_or_else(CreateError::needs_shim)?;
         let dir = self.state_dir.join("sandboxes").join(spec.id.to_string());
         let dir = RunDir::create(dir).map_err(making)?;
         let socket = dir.path().join("node.sock");

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serverledge_core::NetworkPolicy;
 
+use crate::CreateError;
 use crate::executor::EXECUTOR;
 
 /// What a sandbox can be made ready for before its function is known.
@@ -35,8 +36,7 @@ pub struct SandboxSpec {
     /// `/usr`, as nothing else of the host is visible in a sandbox. In an image, a name that its
     /// `PATH` has is enough.
     pub interpreter: PathBuf,
-    /// Which language the interpreter speaks. `None`: the image's own command serves the
-    /// original's protocol on port 8080, and there is no interpreter.
+    /// Which language the interpreter speaks. `None`: it is WebAssembly, which has none.
     pub shim: Option<Shim>,
     /// The image to make the sandbox from; [`crate::Backend::image_use`] tells who looks at it.
     pub image: Option<String>,
@@ -68,6 +68,19 @@ impl SandboxSpec {
             image: self.image.clone(),
             preload: self.preload.clone(),
         })
+    }
+
+    /// The code to be mounted. An image that is a program may bring its code: an empty directory
+    /// would hide it.
+    pub(crate) fn own_code(&self) -> Result<Option<PathBuf>, CreateError> {
+        if self.image.is_some() && self.shim == Some(Shim::Bridge) {
+            let mut entries = std::fs::read_dir(&self.code_dir)
+                .map_err(|source| CreateError::io("reading the function's code", source))?;
+            if entries.next().is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.code_dir.clone()))
     }
 }
 
@@ -152,6 +165,16 @@ impl Shim {
             // Whatever the node's umask, the function's user must read it.
             let mode = if self == Shim::Bridge { 0o755 } else { 0o644 };
             std::fs::set_permissions(&path, Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the shim and its files, installed in one directory, into another on the same file
+    /// system.
+    pub(crate) fn link(self, from: &Path, to: &Path) -> io::Result<()> {
+        let files = self.files().iter().map(|(name, _)| *name);
+        for name in files.chain([self.file_name()]) {
+            std::fs::hard_link(from.join(name), to.join(name))?;
         }
         Ok(())
     }

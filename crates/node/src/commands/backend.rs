@@ -56,18 +56,13 @@ async fn builtin(config: &Config, report: &Report) -> anyhow::Result<Arc<dyn Bac
     let reaped = serverledge_sandbox::oci::reap(&state_dir(config));
     tell(&reaped.with_context(|| preparing(config))?);
     let doing = preparing(config);
-    let network = NetworkConfig {
-        denied: config.network.deny.clone().into(),
-        connections_max: config.network.connections_max,
-        resolv_conf: config.network.resolv_conf.clone(),
-    };
     let images = ImageStore::open(config.image.store(&config.storage.path));
     let images = images.with_context(|| preparing(config))?;
     let config = OciConfig {
         images: Some(Arc::new(images)),
         process_max: config.sandbox.processes_max,
         tmp_mb: config.sandbox.tmp_mb,
-        network,
+        network: network(config),
         ..OciConfig::new(state_dir(config))
     };
     Ok(OciBackend::start(config).await.context(doing)?)
@@ -84,9 +79,18 @@ async fn docker(config: &Config, engine: Engine) -> anyhow::Result<Arc<dyn Backe
     let config = DockerConfig {
         process_max: config.sandbox.processes_max,
         tmp_mb: config.sandbox.tmp_mb,
+        network: network(config),
         ..DockerConfig::new(state_dir)
     };
     Ok(DockerBackend::start(engine, config).await?)
+}
+
+fn network(config: &Config) -> NetworkConfig {
+    NetworkConfig {
+        denied: config.network.deny.clone().into(),
+        connections_max: config.network.connections_max,
+        resolv_conf: config.network.resolv_conf.clone(),
+    }
 }
 
 fn state_dir(config: &Config) -> PathBuf {

@@ -294,7 +294,8 @@ fn check_network(network: Option<&Network>, support: NetworkSupport) -> Result<(
         NetworkSupport::Absent if policy == NetworkPolicy::None => Ok(()),
         NetworkSupport::Absent => invalid(
             "field `Network`: this function's sandboxes have no network on this node".into(),
-            "`serverledge doctor` tells what the built-in sandbox needs for one",
+            "`serverledge doctor` tells what the built-in sandbox needs for one, the node's log what \
+             containers lack",
         ),
         NetworkSupport::Open => invalid(
             "field `Network`: this node runs functions without isolation".into(),

@@ -21,7 +21,7 @@ pub(crate) fn on_docker() -> Builder {
 }
 
 /// What tells the containers of the node that keeps its data here.
-fn label(storage: &Path) -> String {
+pub(crate) fn label(storage: &Path) -> String {
     let state_dir = storage.canonicalize().unwrap().join("sandboxes");
     format!(
         "label=serverledge.node={}",
@@ -30,7 +30,7 @@ fn label(storage: &Path) -> String {
 }
 
 /// Containers with this label, running or not.
-fn containers(label: &str) -> usize {
+pub(crate) fn containers(label: &str) -> usize {
     docker(&["ps", "-aq", "--filter", label]).lines().count()
 }
 

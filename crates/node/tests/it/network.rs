@@ -12,9 +12,12 @@ use std::process::{Child, Command, Stdio};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 
+use crate::docker::on_docker;
 use crate::support::function::python;
 use crate::support::node::Builder;
 use crate::support::{Function, Node, eventually, node};
+
+mod containers;
 
 const REACH: &str = include_str!("network/reach.py");
 const WORLD: &str = "93.184.216.34";
@@ -39,9 +42,18 @@ impl Drop for World {
 impl World {
     /// A node that looks names up in this world.
     fn node(&self) -> Builder {
+        self.names(node())
+    }
+
+    /// The same, with its sandboxes in containers.
+    fn docker_node(&self) -> Builder {
+        self.names(on_docker())
+    }
+
+    fn names(&self, node: Builder) -> Builder {
         let path = self.dir.path().join("resolv.conf");
         std::fs::write(&path, "nameserver 10.77.0.2\n").unwrap();
-        node().set("network.resolv_conf", path.display())
+        node.set("network.resolv_conf", path.display())
     }
 }
 
@@ -75,7 +87,15 @@ fn world() -> World {
     let stdout = made.world.stdout.as_mut().unwrap();
     BufReader::new(stdout).read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
+    eventually("the addresses stay as they are", || {
+        (!state()[1].contains("tentative")).then_some(())
+    });
     made
+}
+
+/// What the machine's network consists of, where this thread is.
+fn state() -> [String; 4] {
+    ["-o link", "-o addr", "route", "rule"].map(ip)
 }
 
 /// Starts a program that is in a network namespace of its own when this returns.
@@ -111,53 +131,70 @@ fn attempt(node: &Node, name: &str, attempts: Value) -> Value {
     reply.expect(200).result()
 }
 
+/// A function with the default policy on this node reaches the world, and nothing else.
+#[track_caller]
+fn reaches_the_world(node: &Node, own: &TcpListener) {
+    node.create(&reach("f"));
+    for (allowed, expected) in [
+        (json!(["tcp", WORLD, 443]), json!("hello")),
+        (json!(["tcp", "10.9.9.9", 80]), json!("hello")),
+        (json!(["udp", WORLD, 7]), json!("hello")),
+        (json!(["name", "example.org"]), json!(WORLD)),
+        (json!(["tcp", "example.org", 443]), json!("hello")),
+        (json!(["bulk", WORLD, 443, 4 << 20]), json!(true)),
+        (json!(["interfaces"]), json!(["egress", "lo"])),
+        // A closed port is closed, here as there.
+        (json!(["tcp", WORLD, 81]), json!("ECONNREFUSED")),
+        (json!(["udp", WORLD, 8]), json!("ECONNREFUSED")),
+    ] {
+        let came = attempt(node, "f", json!([allowed]));
+        assert_eq!(came[0], expected, "{allowed}");
+    }
+    for (denied, error) in [
+        // Servers listen at all of these.
+        (json!(["tcp", "169.254.169.254", 80]), "EHOSTUNREACH"),
+        (json!(["udp", "169.254.169.254", 7]), "EHOSTUNREACH"),
+        (json!(["tcp", "100.100.100.200", 80]), "EHOSTUNREACH"),
+        (json!(["tcp", "10.77.0.1", 9000]), "EHOSTUNREACH"),
+        (json!(["tcp", "198.18.0.2", 9000]), "EHOSTUNREACH"),
+        (json!(["tcp", "198.18.0.254", 9000]), "EHOSTUNREACH"),
+        // Its own loopback, and all sandboxes have the same address.
+        (json!(["tcp", "127.0.0.1", 9000]), "ECONNREFUSED"),
+        (json!(["tcp", "198.18.0.1", 9000]), "ECONNREFUSED"),
+    ] {
+        let came = attempt(node, "f", json!([denied]));
+        assert_eq!(came[0], error, "{denied}");
+    }
+    let nobody = own.accept().unwrap_err();
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+/// A server of the machine's own, which nobody is to reach.
+fn own_server() -> TcpListener {
+    let own = TcpListener::bind("0.0.0.0:9000").unwrap();
+    own.set_nonblocking(true).unwrap();
+    own
+}
+
 #[test]
 fn egress_is_the_world_without_the_node() {
     let world = world();
-    let own = TcpListener::bind("0.0.0.0:9000").unwrap();
+    let own = own_server();
     for prestart in [0, 2] {
         let node = world.node().set("sandbox.prestart", prestart).start();
-        node.create(&reach("f"));
-        for (allowed, expected) in [
-            (json!(["tcp", WORLD, 443]), json!("hello")),
-            (json!(["tcp", "10.9.9.9", 80]), json!("hello")),
-            (json!(["udp", WORLD, 7]), json!("hello")),
-            (json!(["name", "example.org"]), json!(WORLD)),
-            (json!(["tcp", "example.org", 443]), json!("hello")),
-            (json!(["bulk", WORLD, 443, 4 << 20]), json!(true)),
-            (json!(["interfaces"]), json!(["egress", "lo"])),
-            // A closed port is closed, here as there.
-            (json!(["tcp", WORLD, 81]), json!("ECONNREFUSED")),
-            (json!(["udp", WORLD, 8]), json!("ECONNREFUSED")),
-        ] {
-            let came = attempt(&node, "f", json!([allowed]));
-            assert_eq!(came[0], expected, "{allowed}, {prestart}");
-        }
-        for (denied, error) in [
-            // Servers listen at all of these.
-            (json!(["tcp", "169.254.169.254", 80]), "EHOSTUNREACH"),
-            (json!(["udp", "169.254.169.254", 7]), "EHOSTUNREACH"),
-            (json!(["tcp", "100.100.100.200", 80]), "EHOSTUNREACH"),
-            (json!(["tcp", "10.77.0.1", 9000]), "EHOSTUNREACH"),
-            (json!(["tcp", "198.18.0.2", 9000]), "EHOSTUNREACH"),
-            (json!(["tcp", "198.18.0.254", 9000]), "EHOSTUNREACH"),
-            // Its own loopback, and all sandboxes have the same address.
-            (json!(["tcp", "127.0.0.1", 9000]), "ECONNREFUSED"),
-            (json!(["tcp", "198.18.0.1", 9000]), "ECONNREFUSED"),
-        ] {
-            let came = attempt(&node, "f", json!([denied]));
-            assert_eq!(came[0], error, "{denied}, {prestart}");
-        }
+        reaches_the_world(&node, &own);
     }
-    own.set_nonblocking(true).unwrap();
-    let nobody = own.accept().unwrap_err();
-    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[test]
 fn each_function_has_its_policy() {
     let world = world();
-    let node = world.node().set("network.deny", "10.9.0.0/16").start();
+    keeps_to_policies(&world.node().set("network.deny", "10.9.0.0/16").start());
+}
+
+/// Functions on this node, which denies a part of the world, reach what they were registered with.
+#[track_caller]
+fn keeps_to_policies(node: &Node) {
     node.create(&reach("none").network(json!("none")));
     node.create(&reach("egress").network(json!("egress")));
     node.create(&reach("only").network(json!(["93.184.216.34:440-443", "169.254.0.0/16"])));
@@ -177,13 +214,13 @@ fn each_function_has_its_policy() {
         ("only", json!(["hello", no, no, no_name, no, no])),
         ("names", json!([no, no, no, WORLD, no, no])),
     ] {
-        assert_eq!(attempt(&node, name, attempts.clone()), expected, "{name}");
+        assert_eq!(attempt(node, name, attempts.clone()), expected, "{name}");
     }
-    let interfaces = attempt(&node, "none", json!([["interfaces"]]));
+    let interfaces = attempt(node, "none", json!([["interfaces"]]));
     assert_eq!(interfaces, json!([["lo"]]));
     // An update takes effect for every later call.
     node.update(&reach("egress").network(json!("none")));
-    let came = attempt(&node, "egress", json!([["tcp", WORLD, 443]]));
+    let came = attempt(node, "egress", json!([["tcp", WORLD, 443]]));
     assert_eq!(came, json!([none]));
 }
 
@@ -233,7 +270,6 @@ fn same_namespace(child: &Child) -> bool {
 #[test]
 fn nothing_is_left_of_a_killed_node_and_nodes_do_not_meet() {
     let world = world();
-    let state = || ["-o link", "-o addr", "route", "rule"].map(ip);
     let before = state();
     let (one, two) = (world.node().start(), world.node().start());
     for node in [&one, &two] {

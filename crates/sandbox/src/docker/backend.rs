@@ -7,27 +7,33 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bollard::models::{ImageConfig, NetworkCreateRequest};
-use tokio::sync::{OnceCell, oneshot};
+use bollard::models::ImageConfig;
+use serverledge_core::NetworkPolicy;
+use tokio::sync::oneshot;
 
 use super::DockerConfig;
-use super::container::{APP, Abilities, LABEL, Plan, Program, check_image, order, update};
-use super::engine::{Engine, EngineError};
-use super::life::{Life, Started};
+use super::container::{APP, Abilities, Plan, check_image, order, update};
+use super::engine::Engine;
+use super::life::Life;
 use super::reap::node_name;
+use super::tunnels::Tunnels;
 use crate::body::{Body, EndReceiver, Guard, Registry, RunDir, Watched};
 use crate::cgroup::{Limits, hash};
 use crate::instance::{Greeted, Limit, greet};
 use crate::log::LogTail;
+use crate::network::{Way, open_way};
 use crate::wire::Listener;
 use crate::{
-    Backend, BoxFuture, CreateError, ImageUse, Kind, Prestarted, Sandbox, SandboxSpec, Shim,
+    Backend, BoxFuture, CreateError, ImageUse, Kind, NetworkConfig, NetworkSupport, Prestarted,
+    Sandbox, SandboxSpec, Shim,
 };
 
 /// How much output may be on its way from the engine to the log.
 const OUTPUT_BUFFER: usize = 64 << 10;
 /// Where the code of a sandbox without a function will be, in its own directory.
 const APP_LATER: &str = "app";
+/// Where the shims are, in the node's directory.
+const SHIMS: &str = "shims";
 
 /// Makes sandboxes that are containers of a Docker engine.
 pub struct DockerBackend {
@@ -39,17 +45,17 @@ pub struct DockerBackend {
     node: String,
     /// Where in the range of users this node begins, so that several on a machine rarely share.
     first_user: u64,
-    /// The network of containers that are reached by HTTP; made when the first one is.
-    network: OnceCell<String>,
+    /// Makes ways out, where there can be any.
+    tunnels: Option<Tunnels>,
 }
 
 /// A sandbox to be started.
 struct Birth {
     id: u64,
-    image: String,
-    program: Program,
+    kind: Kind,
     app: App,
     limits: Limits,
+    network: bool,
 }
 
 /// What is seen as `/app`.
@@ -65,7 +71,16 @@ enum App {
 struct Born {
     guard: Guard,
     end: EndReceiver,
-    started: oneshot::Receiver<Result<Started, CreateError>>,
+    started: oneshot::Receiver<Result<(), CreateError>>,
+    listener: Listener,
+    name: String,
+    dir: PathBuf,
+}
+
+/// A sandbox whose shim waits for a function.
+struct Waiting {
+    greeted: Greeted,
+    way: Way,
     name: String,
     dir: PathBuf,
 }
@@ -79,70 +94,46 @@ impl DockerBackend {
         config.state_dir = prepare_dirs(&config.state_dir)
             .map_err(|source| CreateError::io("preparing the directory for sandboxes", source))?;
         let abilities = Abilities::of(&engine.info().await?);
+        let tunnels = match Tunnels::start(config.helper.clone()).await {
+            Ok(tunnels) => Some(tunnels),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "functions in containers have no network: for that, the node must run as root on \
+                     the engine's machine, and have /dev/net/tun"
+                );
+                None
+            }
+        };
         Ok(Arc::new(DockerBackend {
             engine,
             abilities,
             registry: Registry::default(),
             node: node_name(&config.state_dir),
             first_user: hash(&config.state_dir),
-            network: OnceCell::new(),
+            tunnels,
             config,
         }))
     }
 
     async fn make(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
         let limit = Limit::of(spec.timeout_start);
-        let image = spec.image.clone().ok_or_else(no_image)?;
-        let limits = limits(&spec, self.config.process_max);
-        let Some(kind) = spec.kind() else {
-            return self.make_http(spec, image, limits, limit).await;
+        let kind = spec.kind().ok_or_else(CreateError::needs_shim)?;
+        let (app, seen) = match spec.own_code()? {
+            Some(code_dir) => (App::Code(code_dir), APP),
+            None => (App::Image, ""),
         };
-        let shim = kind.shim;
         let birth = Birth {
             id: spec.id,
-            image,
-            program: Program::Shim(kind),
-            app: App::Code(spec.code_dir.clone()),
-            limits,
+            kind,
+            app,
+            limits: limits(&spec, self.config.process_max),
+            network: spec.network != NetworkPolicy::None,
         };
-        let (greeted, _, _) = self.begin_shim(birth, shim, limit).await?;
-        greeted.load(&spec, APP, limit).await
-    }
-
-    async fn make_http(
-        &self,
-        spec: SandboxSpec,
-        image: String,
-        limits: Limits,
-        limit: Limit,
-    ) -> Result<Arc<dyn Sandbox>, CreateError> {
-        let network = self.network().await?;
-        let has_code = fs::read_dir(&spec.code_dir)
-            .map_err(|source| CreateError::io("reading the function's code", source))?
-            .next()
-            .is_some();
-        let birth = Birth {
-            id: spec.id,
-            image,
-            program: Program::Own { network },
-            // An image may bring its code; an empty directory would hide it.
-            app: match has_code {
-                true => App::Code(spec.code_dir.clone()),
-                false => App::Image,
-            },
-            limits,
-        };
-        let (_, born) = self.bear(birth, |_| Ok(())).await?;
-        let handler_dir = if has_code { APP } else { "" };
-        super::http::ready(
-            &spec,
-            handler_dir,
-            born.guard,
-            born.end,
-            born.started,
-            limit,
-        )
-        .await
+        let Waiting { greeted, way, .. } = self.begin(birth, limit).await?;
+        let network = self.config.network.clone();
+        open_way(way, &spec.network, network, greeted.end())?;
+        greeted.load(&spec, seen, limit).await
     }
 
     async fn make_ahead(
@@ -150,70 +141,80 @@ impl DockerBackend {
         kind: Kind,
         id: u64,
         timeout: Duration,
-    ) -> Result<Box<dyn Prestarted>, CreateError> {
-        let shim = kind.shim;
+    ) -> Result<Option<Box<dyn Prestarted>>, CreateError> {
+        // A program may be in its image, at the very place where code would be put.
+        if kind.shim == Shim::Bridge {
+            return Ok(None);
+        }
         let birth = Birth {
             id,
-            image: kind.image.clone().ok_or_else(no_image)?,
-            program: Program::Shim(kind),
+            kind,
             app: App::Later,
             limits: Limits {
                 memory_mb: 0,
                 cpu: 0.0,
                 processes: self.config.process_max + 1,
             },
+            network: self.tunnels.is_some(),
         };
-        let (greeted, name, dir) = self.begin_shim(birth, shim, Limit::of(timeout)).await?;
-        Ok(Box::new(Fresh {
+        let waiting = self.begin(birth, Limit::of(timeout)).await?;
+        Ok(Some(Box::new(Fresh {
             engine: self.engine.clone(),
-            greeted,
-            name,
-            app: dir.join(APP_LATER),
+            app: waiting.dir.join(APP_LATER),
+            waiting,
             process_max: self.config.process_max,
-        }))
+            network: self.config.network.clone(),
+        })))
     }
 
     /// Starts a container up to its shim's first word.
-    async fn begin_shim(
-        &self,
-        birth: Birth,
-        shim: Shim,
-        limit: Limit,
-    ) -> Result<(Greeted, String, PathBuf), CreateError> {
-        let prepare = |dir: &Path| {
-            let file = dir.join(shim.file_name());
-            fs::write(&file, shim.source())?;
-            // Whatever the node's umask, the function's user must read it.
-            fs::set_permissions(&file, Permissions::from_mode(0o644))?;
-            Listener::bind(&dir.join("node.sock"))
-        };
-        let (listener, born) = self.bear(birth, prepare).await?;
+    async fn begin(&self, birth: Birth, limit: Limit) -> Result<Waiting, CreateError> {
+        let (id, network) = (birth.id, birth.network);
+        let born = self.bear(birth).await?;
         let refused = async {
             match born.started.await {
                 Ok(Err(error)) => error,
                 _ => std::future::pending().await,
             }
         };
-        let greeting = greet(limit, listener, born.guard, born.end, async |_| Ok(()));
-        tokio::select! {
+        let mut way = Err("none was asked for".to_owned());
+        let open = async |process| {
+            match &self.tunnels {
+                Some(tunnels) if network => way = tunnels.open(id, process).await,
+                None if network => way = Err("see the node's log at its start".to_owned()),
+                _ => {}
+            }
+            Ok(())
+        };
+        let greeting = greet(limit, born.listener, born.guard, born.end, open);
+        let greeted = tokio::select! {
             // The reason comes first, and the end that follows from it after.
             biased;
-            error = refused => Err(error),
-            greeted = greeting => Ok((greeted?, born.name, born.dir)),
-        }
+            error = refused => return Err(error),
+            greeted = greeting => greeted?,
+        };
+        Ok(Waiting {
+            greeted,
+            way,
+            name: born.name,
+            dir: born.dir,
+        })
     }
 
-    /// Starts the task that keeps the container. `prepare` fills the sandbox's own directory.
-    async fn bear<T>(
-        &self,
-        birth: Birth,
-        prepare: impl FnOnce(&Path) -> io::Result<T>,
-    ) -> Result<(T, Born), CreateError> {
-        let (image, of_image) = self.image(&birth.image).await?;
+    /// Starts the task that keeps the container.
+    async fn bear(&self, birth: Birth) -> Result<Born, CreateError> {
+        let name = birth.kind.image.as_deref().ok_or_else(no_image)?;
+        let (image, of_image) = self.image(name).await?;
         let making = |source| CreateError::io("making the sandbox's directory", source);
         let dir = self.config.state_dir.join("sandboxes");
         let dir = RunDir::create(dir.join(birth.id.to_string())).map_err(making)?;
-        let prepared = prepare(dir.path()).map_err(making)?;
+        let shims = self.config.state_dir.join(SHIMS);
+        birth
+            .kind
+            .shim
+            .link(&shims, dir.path())
+            .map_err(|source| CreateError::io("putting the shim into a sandbox", source))?;
+        let listener = Listener::bind(&dir.path().join("node.sock")).map_err(making)?;
         let app = match birth.app {
             App::Image => None,
             App::Code(code_dir) => Some(code_dir),
@@ -226,7 +227,7 @@ impl DockerBackend {
         };
         let plan = Plan {
             id: birth.id,
-            program: &birth.program,
+            kind: &birth.kind,
             run_dir: dir.path(),
             app: app.as_deref(),
             limits: birth.limits,
@@ -234,6 +235,7 @@ impl DockerBackend {
             first_user: self.first_user,
         };
         let order = order(&plan, &image, &of_image, &self.config, self.abilities);
+        let order = order.ok_or_else(|| CreateError::no_command(name))?;
 
         let body = Body::kept();
         body.set_memory(birth.limits.memory_mb);
@@ -256,14 +258,14 @@ impl DockerBackend {
             preparing: None,
         };
         let end = async { Ok(life.live(order, sender).await) };
-        let born = Born {
+        Ok(Born {
             guard,
             end: self.registry.watch(watched, end),
             started,
+            listener,
             name,
             dir: path,
-        };
-        Ok((prepared, born))
+        })
     }
 
     /// The image's id, so that what was looked at is what is run, and what it wants.
@@ -287,54 +289,27 @@ impl DockerBackend {
         let id = image.id.unwrap_or_else(|| name.to_owned());
         Ok((id, image.config.unwrap_or_default()))
     }
-
-    async fn network(&self) -> Result<String, EngineError> {
-        let name = format!("serverledge-{}", self.node);
-        let make = async || {
-            let made = self
-                .engine
-                .create_network(network(&name, &self.node, false));
-            if let Err(error) = made.await {
-                // Without bridge filtering in the kernel.
-                tracing::warn!(%error, "sandboxes with a network can reach each other");
-                let open = network(&name, &self.node, true);
-                self.engine.create_network(open).await?;
-            }
-            Ok(name.clone())
-        };
-        self.network.get_or_try_init(make).await.cloned()
-    }
-}
-
-/// A network that leads to the machine itself and nowhere else.
-fn network(name: &str, node: &str, between: bool) -> NetworkCreateRequest {
-    let option = "com.docker.network.bridge.enable_icc".to_owned();
-    NetworkCreateRequest {
-        name: name.to_owned(),
-        driver: Some("bridge".to_owned()),
-        internal: Some(true),
-        options: Some([(option, between.to_string())].into()),
-        labels: Some([(LABEL.to_owned(), node.to_owned())].into()),
-        ..NetworkCreateRequest::default()
-    }
 }
 
 /// A sandbox without a function.
 struct Fresh {
     engine: Engine,
-    greeted: Greeted,
-    name: String,
+    waiting: Waiting,
     /// Directory that is seen as `/app`.
     app: PathBuf,
     process_max: u32,
+    network: NetworkConfig,
 }
 
 impl Fresh {
     async fn load_function(self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
         let limit = Limit::of(spec.timeout_start);
         let limits = limits(&spec, self.process_max);
-        self.greeted.body().set_memory(limits.memory_mb);
-        let limiting = self.engine.update(&self.name, update(&limits));
+        let Waiting {
+            greeted, way, name, ..
+        } = self.waiting;
+        greeted.body().set_memory(limits.memory_mb);
+        let limiting = self.engine.update(&name, update(&limits));
         let (code_dir, app) = (spec.code_dir.clone(), self.app);
         let delivering = tokio::task::spawn_blocking(move || deliver(&code_dir, &app));
         let (limited, delivered) = tokio::join!(limiting, delivering);
@@ -342,7 +317,8 @@ impl Fresh {
         delivered
             .unwrap_or_else(|error| Err(error.into()))
             .map_err(|source| CreateError::io("putting the code into a sandbox", source))?;
-        self.greeted.load(&spec, APP, limit).await
+        open_way(way, &spec.network, self.network, greeted.end())?;
+        greeted.load(&spec, APP, limit).await
     }
 }
 
@@ -365,7 +341,7 @@ fn deliver(code_dir: &Path, app: &Path) -> io::Result<()> {
 
 impl Prestarted for Fresh {
     fn is_alive(&self) -> bool {
-        self.greeted.is_alive()
+        self.waiting.greeted.is_alive()
     }
 
     fn load(
@@ -391,9 +367,17 @@ fn no_image() -> CreateError {
 /// Makes the directories and returns the path without links.
 fn prepare_dirs(state_dir: &Path) -> io::Result<PathBuf> {
     // Nobody else may enter: the sockets in it are open to all users, as each sandbox is another.
-    let sandboxes = state_dir.join("sandboxes");
-    for dir in [state_dir, &sandboxes] {
+    let (sandboxes, shims) = (state_dir.join("sandboxes"), state_dir.join(SHIMS));
+    // Of an earlier node, and maybe another version.
+    match fs::remove_dir_all(&shims) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    for dir in [state_dir, &sandboxes, &shims] {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    for shim in Shim::ALL {
+        shim.install(&shims)?;
     }
     fs::canonicalize(state_dir)
 }
@@ -407,6 +391,13 @@ impl Backend for DockerBackend {
         ImageUse::Always
     }
 
+    fn network(&self) -> NetworkSupport {
+        match self.tunnels {
+            Some(_) => NetworkSupport::Enforced,
+            None => NetworkSupport::Absent,
+        }
+    }
+
     fn create(&self, spec: SandboxSpec) -> BoxFuture<'_, Result<Arc<dyn Sandbox>, CreateError>> {
         Box::pin(self.make(spec))
     }
@@ -417,17 +408,17 @@ impl Backend for DockerBackend {
         id: u64,
         timeout: Duration,
     ) -> BoxFuture<'_, Result<Option<Box<dyn Prestarted>>, CreateError>> {
-        Box::pin(async move { self.make_ahead(kind, id, timeout).await.map(Some) })
+        Box::pin(self.make_ahead(kind, id, timeout))
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             self.registry.close().await;
-            if let Some(network) = self.network.get()
-                && let Err(error) = self.engine.remove_network(network).await
-            {
-                tracing::warn!(%error, network, "a network could not be removed");
+            if let Some(tunnels) = &self.tunnels {
+                tunnels.close().await;
             }
+            // Made anew at the next start.
+            let _ = fs::remove_dir_all(self.config.state_dir.join(SHIMS));
             // Not empty if somebody else uses it; then it stays.
             let _ = fs::remove_dir(self.config.state_dir.join("sandboxes"));
         })

@@ -9,8 +9,9 @@ use bollard::models::{
 };
 
 use super::DockerConfig;
-use crate::Kind;
 use crate::cgroup::{CPU_PERIOD_US, Limits};
+use crate::network::RESOLVERS;
+use crate::{Kind, Shim};
 
 /// Where the function's code is inside.
 pub(super) const APP: &str = "/app";
@@ -77,20 +78,11 @@ impl Abilities {
     }
 }
 
-/// What runs inside.
-#[derive(Clone, Debug)]
-pub(super) enum Program {
-    /// Our shim, in an interpreter of the image.
-    Shim(Kind),
-    /// The image's own command; it is reached over this network.
-    Own { network: String },
-}
-
 /// A container to be made.
 pub(super) struct Plan<'a> {
     pub(super) id: u64,
-    pub(super) program: &'a Program,
-    /// The sandbox's own directory: mounted where there is a shim.
+    pub(super) kind: &'a Kind,
+    /// The sandbox's own directory, with the socket and the shim.
     pub(super) run_dir: &'a Path,
     /// What is seen as `/app`, if anything.
     pub(super) app: Option<&'a Path>,
@@ -125,39 +117,44 @@ const READ_ONLY: [&str; 5] = [
     "/proc/sysrq-trigger",
 ];
 
-/// The engine's order for a container.
+/// The engine's order for a container; `None` if the image has no command, where one is needed.
 pub(super) fn order(
     plan: &Plan<'_>,
     image: &str,
     of_image: &ImageConfig,
     config: &DockerConfig,
     abilities: Abilities,
-) -> ContainerCreateBody {
+) -> Option<ContainerCreateBody> {
     let user = match of_image.user.as_deref().unwrap_or_default() {
         "" => Some(own_user(plan, config, abilities)),
         // It knows what its files need. Root has no capabilities either.
         _ => None,
     };
+    let kind = plan.kind;
     let mut env = vec!["HOME=/tmp".to_owned()];
-    let mut entrypoint = None;
-    let mut working_dir = None;
-    if let Program::Shim(kind) = plan.program {
-        env.extend(["LANG=C.UTF-8".to_owned(), "USER=function".to_owned()]);
-        let socket = format!("{RUN}/node.sock");
-        env.extend(crate::executor::variables(&socket, &kind.preload));
-        let shim_file = Path::new(RUN).join(kind.shim.file_name());
-        let argv = crate::executor::command(&kind.interpreter, kind.shim, &shim_file);
-        let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
-        entrypoint = Some(argv.into_iter().map(text).collect());
-        working_dir = Some("/".to_owned());
+    let socket = format!("{RUN}/node.sock");
+    env.extend(crate::executor::variables(&socket, &kind.preload));
+    match kind.shim {
+        // The image's own program, which has the image's environment.
+        Shim::Bridge => {
+            let words = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+            let (entrypoint, command) = (words(&of_image.entrypoint), words(&of_image.cmd));
+            let working_dir = of_image.working_dir.as_deref().unwrap_or_default();
+            let command = crate::executor::image_command(&entrypoint, &command, working_dir);
+            env.extend(command?);
+        }
+        _ => env.extend(["LANG=C.UTF-8".to_owned(), "USER=function".to_owned()]),
     }
-    ContainerCreateBody {
+    let shim_file = Path::new(RUN).join(kind.shim.file_name());
+    let argv = crate::executor::command(&kind.interpreter, kind.shim, &shim_file);
+    let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
+    Some(ContainerCreateBody {
         image: Some(image.to_owned()),
         hostname: Some("sandbox".to_owned()),
         user,
         env: Some(env),
-        entrypoint,
-        working_dir,
+        entrypoint: Some(argv.into_iter().map(text).collect()),
+        working_dir: Some("/".to_owned()),
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         // Processes of nobody's, and not needed: the node knows how its sandboxes are.
@@ -168,7 +165,7 @@ pub(super) fn order(
         labels: Some(HashMap::from([(LABEL.to_owned(), plan.node.to_owned())])),
         host_config: Some(host_config(plan, of_image, config, abilities)),
         ..ContainerCreateBody::default()
-    }
+    })
 }
 
 fn host_config(
@@ -201,10 +198,11 @@ fn host_config(
         ipc_mode: Some("private".to_owned()),
         masked_paths: Some(MASKED.map(str::to_owned).into()),
         readonly_paths: Some(READ_ONLY.map(str::to_owned).into()),
-        network_mode: Some(match plan.program {
-            Program::Shim { .. } => "none".to_owned(),
-            Program::Own { network } => network.clone(),
-        }),
+        // A way out is made in it once it runs, as for the built-in sandbox.
+        network_mode: Some("none".to_owned()),
+        dns: Some(RESOLVERS.map(|address| address.to_string()).into()),
+        // Not the machine's, which tell where it is.
+        dns_search: Some(vec![".".to_owned()]),
         // What it prints is read as it comes; on disk it would have no limit.
         log_config: Some(HostConfigLogConfig {
             typ: Some("none".to_owned()),
@@ -262,10 +260,7 @@ fn mounts(plan: &Plan<'_>) -> Vec<Mount> {
         read_only: Some(true),
         ..Mount::default()
     };
-    let mut mounts = Vec::new();
-    if matches!(plan.program, Program::Shim { .. }) {
-        mounts.push(bind(plan.run_dir, RUN));
-    }
+    let mut mounts = vec![bind(plan.run_dir, RUN)];
     mounts.extend(plan.app.map(|app| bind(app, APP)));
     mounts
 }
@@ -312,10 +307,16 @@ mod tests {
         }
     }
 
-    fn made(of_image: &ImageConfig, program: &Program) -> ContainerCreateBody {
+    fn made(of_image: &ImageConfig, shim: Shim) -> Option<ContainerCreateBody> {
+        let kind = Kind {
+            interpreter: "python3".into(),
+            shim,
+            image: None,
+            preload: Vec::new(),
+        };
         let plan = Plan {
             id: 7,
-            program,
+            kind: &kind,
             run_dir: Path::new("/state/7"),
             app: Some(Path::new("/code")),
             limits: Limits {
@@ -336,16 +337,18 @@ mod tests {
 
     #[test]
     fn containers_are_closed_and_limited() {
-        let own = Program::Own {
-            network: "net".into(),
-        };
         let of_image = ImageConfig {
             volumes: Some(vec!["/data/".to_owned()]),
+            cmd: Some(vec!["serve".to_owned()]),
             ..ImageConfig::default()
         };
-        let body = made(&of_image, &own);
+        let body = made(&of_image, Shim::Bridge).unwrap();
         assert_eq!(body.user.as_deref(), Some("1879048198:1879048198"));
-        assert_eq!(body.entrypoint, None);
+        let bridge = ["/run/serverledge/executor", "bridge"].map(str::to_owned);
+        assert_eq!(body.entrypoint, Some(bridge.into()));
+        let command = "SERVERLEDGE_COMMAND=[\"serve\"]".to_owned();
+        assert!(body.env.unwrap().contains(&command));
+        assert!(made(&ImageConfig::default(), Shim::Bridge).is_none());
         let host = body.host_config.unwrap();
         assert_eq!(host.memory, Some(6 << 20));
         assert_eq!(host.memory_swap, host.memory);
@@ -353,32 +356,22 @@ mod tests {
             (host.cpu_period, host.cpu_quota),
             (Some(50_000), Some(25_000))
         );
-        assert_eq!(host.network_mode.as_deref(), Some("net"));
+        assert_eq!(host.network_mode.as_deref(), Some("none"));
         let tmpfs = host.tmpfs.unwrap();
         assert!(
             tmpfs.contains_key("/data") && tmpfs.contains_key("/tmp"),
             "{tmpfs:?}"
         );
-        assert_eq!(
-            host.mounts.unwrap().len(),
-            1,
-            "no socket where there is no shim"
-        );
+        assert_eq!(host.mounts.unwrap().len(), 2);
     }
 
     #[test]
     fn a_user_that_the_image_names_is_kept() {
-        let shim = Program::Shim(Kind {
-            interpreter: "python3".into(),
-            shim: crate::Shim::Python,
-            image: None,
-            preload: Vec::new(),
-        });
         let of_image = ImageConfig {
             user: Some("app".to_owned()),
             ..ImageConfig::default()
         };
-        let body = made(&of_image, &shim);
+        let body = made(&of_image, Shim::Python).unwrap();
         assert_eq!(body.user, None);
         assert_eq!(
             body.entrypoint.unwrap().last().unwrap(),

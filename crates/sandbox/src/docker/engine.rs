@@ -9,12 +9,11 @@ use std::time::Duration;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::{
-    ContainerCreateBody, ContainerInspectResponse, ContainerUpdateBody, ImageInspect,
-    NetworkCreateRequest, SystemInfo,
+    ContainerCreateBody, ContainerInspectResponse, ContainerUpdateBody, ImageInspect, SystemInfo,
 };
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, ListContainersOptionsBuilder,
-    ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder,
+    RemoveContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::{Stream, StreamExt};
@@ -223,30 +222,6 @@ impl Engine {
         let listing = self.docker.list_containers(Some(options));
         let containers = limited("listing containers", listing).await?;
         Ok(containers.into_iter().filter_map(|it| it.id).collect())
-    }
-
-    pub(super) async fn create_network(
-        &self,
-        request: NetworkCreateRequest,
-    ) -> Result<(), EngineError> {
-        let creating = self.docker.create_network(request);
-        limited("creating a network", creating).await.map(drop)
-    }
-
-    /// Ids of all networks with this label.
-    pub(super) async fn networks(&self, label: &str) -> Result<Vec<String>, EngineError> {
-        let options = ListNetworksOptionsBuilder::new()
-            .filters(&HashMap::from([("label", vec![label])]))
-            .build();
-        let listing = self.docker.list_networks(Some(options));
-        let networks = limited("listing networks", listing).await?;
-        Ok(networks.into_iter().filter_map(|it| it.id).collect())
-    }
-
-    /// One that isn't there is no error.
-    pub(super) async fn remove_network(&self, name: &str) -> Result<(), EngineError> {
-        let removing = self.docker.remove_network(name);
-        found(limited("removing a network", removing).await).map(drop)
     }
 }
 

@@ -1,11 +1,10 @@
 //! The life of one container, in a task of its own: whoever asked for it may lose interest at any
 //! moment, and what was begun with the engine must still be finished and removed.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerState};
+use bollard::models::{ContainerCreateBody, ContainerState};
 use futures_util::StreamExt;
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::sync::oneshot;
@@ -25,12 +24,6 @@ const LAST_OUTPUT: Duration = Duration::from_millis(200);
 const SIGNALLED: i64 = 128;
 const SIGNAL_MAX: i64 = 64;
 
-/// A container that has been started.
-pub(super) struct Started {
-    /// Where it can be reached, if it is on a network.
-    pub(super) address: Option<IpAddr>,
-}
-
 /// What a container's task needs.
 pub(super) struct Life {
     pub(super) engine: Engine,
@@ -46,7 +39,7 @@ impl Life {
     pub(super) async fn live(
         self,
         order: ContainerCreateBody,
-        started: oneshot::Sender<Result<Started, CreateError>>,
+        started: oneshot::Sender<Result<(), CreateError>>,
     ) -> Option<Exit> {
         let begun = self.begin(order).await;
         let Life {
@@ -60,9 +53,9 @@ impl Life {
         // If nobody waits for the start any more, the body has been killed.
         match begun {
             Err(error) => drop(started.send(Err(error))),
-            Ok((output, begun)) => {
+            Ok(output) => {
                 copying = Some(tokio::spawn(copy(output, log)));
-                let _ = started.send(Ok(begun));
+                let _ = started.send(Ok(()));
                 exit = tokio::select! {
                     biased;
                     () = body.killed() => None,
@@ -81,15 +74,14 @@ impl Life {
         exit
     }
 
-    async fn begin(&self, order: ContainerCreateBody) -> Result<(Output, Started), CreateError> {
+    async fn begin(&self, order: ContainerCreateBody) -> Result<Output, CreateError> {
         let (engine, name) = (&self.engine, &self.name);
         let image = order.image.clone().unwrap_or_default();
         engine.create(name, order).await?;
         let output = engine.attach(name).await?;
         let starting = engine.start(name).await;
         starting.map_err(|error| not_started(error, image))?;
-        let address = engine.look(name).await?.as_ref().and_then(address);
-        Ok((output, Started { address }))
+        Ok(output)
     }
 }
 
@@ -110,12 +102,6 @@ fn not_started(error: EngineError, image: String) -> CreateError {
         return CreateError::Image { image, problem };
     }
     error.into()
-}
-
-fn address(container: &ContainerInspectResponse) -> Option<IpAddr> {
-    let networks = container.network_settings.as_ref()?.networks.as_ref()?;
-    let mut addresses = networks.values().filter_map(|it| it.ip_address.as_deref());
-    addresses.find_map(|address| address.parse().ok())
 }
 
 async fn copy(mut output: Output, mut log: DuplexStream) {

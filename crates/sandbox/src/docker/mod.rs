@@ -1,9 +1,10 @@
 //! Containers of a Docker engine, made from images.
 //!
-//! Two kinds of images serve. With an interpreter inside, our shim runs in it and the sandbox is
-//! like any other: frames on a Unix socket, no network. Otherwise the image's own command serves
-//! the original's protocol over HTTP on port 8080 (`http`); such containers are on a network that
-//! leads to the node and nowhere else.
+//! Two kinds of images serve. With an interpreter inside, our shim runs in it; otherwise our bridge
+//! runs the image's own command, which serves the original's protocol over HTTP on port 8080 or is a
+//! client of AWS Lambda's runtime interface. Either way the sandbox is like any other: frames on a
+//! Unix socket. None has a network of the engine's; what a function may reach, it reaches through a
+//! device whose other end the node has (`tunnels`), as in the built-in sandbox.
 //!
 //! The engine keeps the processes, so each container has a task here (`life`) that sees it from
 //! its creation to its removal, whatever becomes of those who asked for it. All containers carry a
@@ -14,16 +15,19 @@
 mod backend;
 mod container;
 mod engine;
-mod http;
 mod life;
 mod reap;
+mod tunnels;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 pub use backend::DockerBackend;
 pub use container::check_image;
 pub use engine::{Engine, EngineError};
 pub use reap::reap;
+
+use crate::NetworkConfig;
 
 /// Where engines listen unless told otherwise.
 pub const SOCKET: &str = "/var/run/docker.sock";
@@ -42,6 +46,10 @@ pub struct DockerConfig {
     /// First user id of the range from which each sandbox gets its own, where the image names no
     /// user. Default as in [`crate::oci::OciConfig`].
     pub uid_base: u32,
+    /// Command that runs [`crate::helper_main`]. Default: this program with `sandbox-helper`.
+    pub helper: Vec<OsString>,
+    /// What sandboxes reach.
+    pub network: NetworkConfig,
 }
 
 impl DockerConfig {
@@ -52,6 +60,8 @@ impl DockerConfig {
             process_max: 64,
             tmp_mb: 64,
             uid_base: 0x7000_0000,
+            helper: crate::oci::helper_command(),
+            network: NetworkConfig::default(),
         }
     }
 }

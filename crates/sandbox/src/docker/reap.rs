@@ -8,7 +8,7 @@ use super::engine::{Engine, EngineError};
 use crate::cgroup::hash;
 use crate::oci::Reaped;
 
-/// The label of a node's containers and networks.
+/// The label of a node's containers.
 pub(super) fn label(node: &str) -> String {
     format!("{LABEL}={node}")
 }
@@ -19,7 +19,7 @@ pub(super) fn node_name(state_dir: &Path) -> String {
 }
 
 /// Removes what an earlier node with this state directory left behind when it was killed:
-/// containers, networks, directories. Call it once at start, before
+/// containers, directories. Call it once at start, before
 /// [`super::DockerBackend::start`], and only when no other node uses the directory.
 pub async fn reap(engine: &Engine, state_dir: &Path) -> Result<Reaped, EngineError> {
     let label = label(&node_name(state_dir));
@@ -36,11 +36,6 @@ pub async fn reap(engine: &Engine, state_dir: &Path) -> Result<Reaped, EngineErr
         }
     }
     reaped.sandboxes = containers.len();
-    for id in engine.networks(&label).await? {
-        if let Err(error) = engine.remove_network(&id).await {
-            reaped.problems.push(format!("network {id}: {error}"));
-        }
-    }
     // Without a container, a directory is of no use. None at all is as good.
     for entry in fs::read_dir(state_dir.join("sandboxes"))
         .into_iter()

@@ -30,6 +30,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use self::access::Access;
 use self::packet::Content;
+use crate::CreateError;
 use crate::body::{EndReceiver, end_of, watch_fd};
 
 /// The sandbox's address. All have the same, from a network that is for measurements only, so that
@@ -69,8 +70,30 @@ impl Default for NetworkConfig {
     }
 }
 
+/// The end of a sandbox's network device from which its packets are read; nobody does before its
+/// policy is known. Or why there is none.
+pub(crate) type Way = Result<OwnedFd, String>;
+
+/// Applies the function's policy, before any code of it runs.
+pub(crate) fn open_way(
+    way: Way,
+    policy: &NetworkPolicy,
+    config: NetworkConfig,
+    end: EndReceiver,
+) -> Result<(), CreateError> {
+    // Without a policy, dropping the device takes it away from the sandbox, and the routes with it.
+    if *policy == NetworkPolicy::None {
+        return Ok(());
+    }
+    let device = way.map_err(|reason| {
+        CreateError::Isolation(format!("the sandbox has no network: {reason}"))
+    })?;
+    serve(device, policy.clone(), config, end)
+        .map_err(|source| CreateError::io("serving the sandbox's network", source))
+}
+
 /// Serves a sandbox's network device until the sandbox ends.
-pub(crate) fn serve(
+fn serve(
     device: OwnedFd,
     policy: NetworkPolicy,
     config: NetworkConfig,

@@ -20,17 +20,18 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::helper::ROOTLESS_UID;
 use super::images::{Images, Prepared};
 use super::link::Link;
-use super::message::{Create, Deliver, Request, Setup, Tunnel, receive};
+use super::message::{Create, Deliver, Places, Request, Setup, Tunnel, receive};
 use super::root::SHIM_DIR;
 use super::sys::open_tunnels;
 use super::{OciConfig, STATUS_SETUP_FAILED};
-use crate::body::{Body, EndReceiver, Guard, Registry, RunDir, Watched};
+use crate::body::{Body, Guard, Registry, RunDir, Watched};
 use crate::cgroup::{Groups, Limits, Version, hash};
 use crate::executor::{self, ENVIRONMENT};
 use crate::image::ImageError;
 use crate::instance::{Greeted, Limit, greet};
 use crate::java::Kits;
 use crate::log::LogTail;
+use crate::network::{Way, open_way};
 use crate::wire::Listener;
 use crate::{
     Backend, BoxFuture, CreateError, Exit, ImageUse, Kind, NetworkConfig, NetworkSupport,
@@ -79,10 +80,6 @@ struct Fresh {
     network: NetworkConfig,
 }
 
-/// The end of a sandbox's network device from which its packets are read; nobody does before its
-/// policy is known. Or why there is none.
-type Way = Result<OwnedFd, String>;
-
 impl Fresh {
     async fn load_function(self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
         let limit = Limit::of(spec.timeout_start);
@@ -90,7 +87,9 @@ impl Fresh {
         body.set_memory(limits.memory_mb);
         let limiting =
             spawn_blocking(move || body.cgroup().map_or(Ok(()), |cgroup| cgroup.limit(&limits)));
-        if let Some(code_dir) = own_code(&spec)? {
+        let code = spec.own_code()?;
+        let app = code.as_ref().map_or("", |_| APP);
+        if let Some(code_dir) = code {
             let deliver = Request::Deliver(Deliver {
                 id: self.id,
                 code_dir,
@@ -101,7 +100,7 @@ impl Fresh {
         limited.map_err(|source| CreateError::io("setting the sandbox's limits", source))?;
         let end = self.greeted.end();
         open_way(self.tunnel, &spec.network, self.network, end)?;
-        self.greeted.load(&spec, APP, limit).await
+        self.greeted.load(&spec, app, limit).await
     }
 }
 
@@ -116,37 +115,6 @@ impl Prestarted for Fresh {
     ) -> BoxFuture<'static, Result<Arc<dyn Sandbox>, CreateError>> {
         Box::pin(self.load_function(spec))
     }
-}
-
-/// Applies the function's policy, before any code of it runs.
-fn open_way(
-    tunnel: Way,
-    policy: &NetworkPolicy,
-    config: NetworkConfig,
-    end: EndReceiver,
-) -> Result<(), CreateError> {
-    // Without a policy, dropping the device takes it away from the sandbox, and the routes with it.
-    if *policy == NetworkPolicy::None {
-        return Ok(());
-    }
-    let device = tunnel.map_err(|reason| {
-        CreateError::Isolation(format!("the sandbox has no network: {reason}"))
-    })?;
-    crate::network::serve(device, policy.clone(), config, end)
-        .map_err(|source| CreateError::io("serving the sandbox's network", source))
-}
-
-/// The code to be mounted. An image that is a program may bring its code: an empty directory would
-/// hide it.
-fn own_code(spec: &SandboxSpec) -> Result<Option<PathBuf>, CreateError> {
-    if spec.image.is_some() && spec.shim == Some(Shim::Bridge) {
-        let mut entries = fs::read_dir(&spec.code_dir)
-            .map_err(|source| CreateError::io("reading the function's code", source))?;
-        if entries.next().is_none() {
-            return Ok(None);
-        }
-    }
-    Ok(Some(spec.code_dir.clone()))
 }
 
 fn limits(spec: &SandboxSpec, process_max: u32) -> Limits {
@@ -196,11 +164,11 @@ impl OciBackend {
         }
         let java = Kits::open(config.state_dir.join("java"))
             .map_err(|source| CreateError::io("preparing the directory for Java", source))?;
-        let setup = Setup {
+        let setup = Setup::Sandboxes(Places {
             root: config.state_dir.join("root"),
             images: config.state_dir.join("images"),
             java: java.dir().to_owned(),
-        };
+        });
         let link = Link::start(&config.helper, &setup).await?;
         let first_user = hash(&config.state_dir);
         let own_users = !link.rootless && is_mapped(config.uid_base);
@@ -237,21 +205,23 @@ impl OciBackend {
     }
 
     async fn make(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
-        let kind = spec.kind().ok_or_else(CreateError::needs_image)?;
+        let kind = spec.kind().ok_or_else(CreateError::needs_shim)?;
         let (kind, ground) = self.ground(kind).await?;
         let limit = Limit::of(spec.timeout_start);
+        let code_dir = spec.own_code()?;
+        let app = code_dir.as_ref().map_or("", |_| APP);
         let birth = Birth {
             id: spec.id,
             kind,
             ground,
-            code_dir: own_code(&spec)?,
+            code_dir,
             limits: self.limits(&spec),
             network: spec.network != NetworkPolicy::None,
         };
         let (greeted, _, tunnel) = self.begin(birth, limit).await?;
         let network = self.config.network.clone();
         open_way(tunnel, &spec.network, network, greeted.end())?;
-        greeted.load(&spec, APP, limit).await
+        greeted.load(&spec, app, limit).await
     }
 
     async fn make_ahead(

@@ -14,8 +14,7 @@ use rustix::process::{Resource, Rlimit, chdir, pivot_root, setrlimit, setsid};
 use super::message::{Create, Tunnel, send};
 use super::root::EXECUTOR_PATH;
 use super::sys::{self, NODEV, NOEXEC, NOSUID, RDONLY};
-use super::{STATUS_SETUP_FAILED, Step};
-use crate::network;
+use super::{STATUS_SETUP_FAILED, Step, tunnels};
 
 /// Files of `/proc` that tell of, or act on, the machine as a whole.
 const MASKED: [&str; 6] = [
@@ -88,14 +87,11 @@ fn die_with_parent() -> Result<(), Step> {
 
 /// Makes the way out and hands it to the node. That there is none is for the node to judge.
 fn send_tunnel(node: BorrowedFd<'_>) -> Result<(), Step> {
-    let made = sys::make_tunnel(network::GUEST, network::MTU);
+    let made = tunnels::make();
     let error = made.as_ref().err().map(ToString::to_string);
     let fds: Vec<BorrowedFd<'_>> = made.iter().map(AsFd::as_fd).collect();
     send(node, &Tunnel { error }, &fds, SendFlags::empty())
-        .map_err(Step::at("handing the network device over"))?;
-    // There is no way out for it; best effort, as nothing would be let through.
-    let _ = fs::write("/proc/sys/net/ipv6/conf/egress/disable_ipv6", "1");
-    Ok(())
+        .map_err(Step::at("handing the network device over"))
 }
 
 fn mounts(root: &Path, create: &Create) -> Result<(), Step> {

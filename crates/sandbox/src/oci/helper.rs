@@ -21,11 +21,11 @@ use rustix::thread::{
     move_into_thread_name_spaces, unshare_unsafe,
 };
 
-use super::message::{Answer, Create, Deliver, Ready, Request, Setup, receive, send};
+use super::message::{Answer, Create, Deliver, Places, Ready, Request, Setup, receive, send};
 use super::overlay::Roots;
 use super::sys::{self, Fork};
 use super::sys::{NODEV, NOSUID, RDONLY};
-use super::{Step, child, root};
+use super::{Step, child, root, tunnels};
 
 /// The user inside where only one can be mapped.
 pub(crate) const ROOTLESS_UID: u32 = 65534;
@@ -68,15 +68,18 @@ fn serve(node: BorrowedFd<'_>) -> io::Result<()> {
         return Ok(());
     };
     let rootless = !geteuid().is_root();
-    let Setup { root, images, java } = setup;
-    let error = set_up(&root, &java, rootless)
-        .err()
-        .map(|step| step.to_string());
+    let done = match &setup {
+        Setup::Sandboxes(places) => set_up(&places.root, &places.java, rootless),
+        Setup::Tunnels => tunnels::try_out(),
+    };
+    let error = done.err().map(|step| step.to_string());
     let failed = error.is_some();
     send(node, &Ready { error, rootless }, &[], SendFlags::empty())?;
-    if failed {
-        return Ok(());
-    }
+    let Places { root, images, .. } = match setup {
+        _ if failed => return Ok(()),
+        Setup::Tunnels => return tunnels::serve(node),
+        Setup::Sandboxes(places) => places,
+    };
     let mut helper = Helper {
         root,
         rootless,
@@ -136,6 +139,10 @@ impl Helper {
                 Request::Deliver(deliver) => self.deliver(deliver).map(|()| (0, None)),
                 Request::Prepare(prepare) => self.images.add(prepare).map(|()| (0, None)),
                 Request::Forget(forget) => self.images.remove(forget.id).map(|()| (0, None)),
+                // Its sandboxes make theirs themselves.
+                Request::Tunnel(_) => Err(Step::at("making a network device")(
+                    io::ErrorKind::Unsupported,
+                )),
             };
             let (pid, pidfd, error) = match done {
                 Ok((pid, pidfd)) => (pid, pidfd, None),

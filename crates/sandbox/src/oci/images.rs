@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::link::Link;
 use super::message::{Forget, Prepare, Request};
-use crate::executor::ENVIRONMENT;
+use crate::executor::{ENVIRONMENT, image_command};
 use crate::image::{Image, ImageError, ImageStore, LayerUse, Reference};
 use crate::{CreateError, Pull, lock};
 
@@ -183,18 +183,8 @@ impl Prepared {
     /// What tells the bridge to run the image's own command.
     pub(super) fn command(&self) -> Result<[String; 2], CreateError> {
         let image = &self.image;
-        let command: Vec<&String> = image.entrypoint.iter().chain(&image.command).collect();
-        if command.is_empty() {
-            return Err(CreateError::Image {
-                image: image.name.clone(),
-                problem: "has neither an entry point nor a command".to_owned(),
-            });
-        }
-        let command = serde_json::json!(command);
-        Ok([
-            format!("SERVERLEDGE_COMMAND={command}"),
-            format!("SERVERLEDGE_WORKING_DIR={}", image.working_dir),
-        ])
+        image_command(&image.entrypoint, &image.command, &image.working_dir)
+            .ok_or_else(|| CreateError::no_command(&image.name))
     }
 
     /// The path of a program in the image: as given if it is one, else the first in its `PATH`.

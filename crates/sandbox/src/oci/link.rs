@@ -35,7 +35,7 @@ struct Shared {
 }
 
 /// What came of a request. A new sandbox's pid 1 is killed on drop unless [`Done::started`] is
-/// called, so that one whose requester has gone doesn't stay.
+/// called, so that one whose requester has gone doesn't stay. A device is closed, and so removed.
 pub(crate) struct Done(Result<(i32, Option<OwnedFd>), String>);
 
 impl Done {
@@ -50,6 +50,16 @@ impl Done {
         }
     }
 
+    /// The end of a network device from which its packets are read.
+    pub(crate) fn device(mut self) -> Result<OwnedFd, String> {
+        match &mut self.0 {
+            Ok((_, device)) => device
+                .take()
+                .ok_or_else(|| "no descriptor came back".to_owned()),
+            Err(step) => Err(std::mem::take(step)),
+        }
+    }
+
     /// Nothing but success.
     pub(crate) fn done(mut self) -> Result<(), CreateError> {
         match &mut self.0 {
@@ -61,6 +71,7 @@ impl Done {
 
 impl Drop for Done {
     fn drop(&mut self) {
+        // To a device, it means nothing.
         if let Ok((_, Some(pidfd))) = &self.0 {
             let _ = pidfd_send_signal(pidfd, Signal::KILL);
         }
@@ -100,7 +111,10 @@ impl Link {
         let mut link = Link {
             shared,
             rootless: false,
-            images: setup.images.clone(),
+            images: match setup {
+                Setup::Sandboxes(places) => places.images.clone(),
+                Setup::Tunnels => PathBuf::new(),
+            },
             child: Mutex::new(child),
         };
         let ready = link.set_up(setup).await;

@@ -18,7 +18,16 @@ const FDS_MAX: usize = 5;
 
 /// The first packet to the helper; answered by [`Ready`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Setup {
+pub(crate) enum Setup {
+    /// It makes sandboxes.
+    Sandboxes(Places),
+    /// It gives what others have made a way out, and does nothing else.
+    Tunnels,
+}
+
+/// Where a helper that makes sandboxes has its things.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Places {
     /// Existing directory to mount the root file system on.
     pub(crate) root: PathBuf,
     /// Existing directory with what is made for Java, seen in all sandboxes.
@@ -42,6 +51,7 @@ pub(crate) enum Request {
     Deliver(Deliver),
     Prepare(Prepare),
     Forget(Forget),
+    Tunnel(Enter),
 }
 
 impl Request {
@@ -52,6 +62,7 @@ impl Request {
             Request::Deliver(deliver) => deliver.id,
             Request::Prepare(prepare) => prepare.id,
             Request::Forget(forget) => forget.id,
+            Request::Tunnel(enter) => enter.id,
         }
     }
 }
@@ -106,7 +117,14 @@ pub(crate) struct Forget {
     pub(crate) id: u64,
 }
 
-/// The answer to a [`Request`], with a descriptor of the sandbox's pid 1 if one was started.
+/// Asks for a way out of the network namespace of a process, of which a descriptor comes along.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Enter {
+    pub(crate) id: u64,
+}
+
+/// The answer to a [`Request`], with a descriptor of what was made: the sandbox's pid 1, or the
+/// device.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Answer {
     pub(crate) id: u64,

@@ -8,12 +8,13 @@ mod backend;
 mod child;
 mod helper;
 mod images;
-mod link;
-mod message;
+pub(crate) mod link;
+pub(crate) mod message;
 mod overlay;
 mod reap;
 pub(crate) mod root;
 pub(crate) mod sys;
+mod tunnels;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -63,10 +64,15 @@ impl OciConfig {
             tmp_mb: 64,
             uid_base: 0x7000_0000,
             images: None,
-            helper: vec!["/proc/self/exe".into(), "sandbox-helper".into()],
+            helper: helper_command(),
             network: NetworkConfig::default(),
         }
     }
+}
+
+/// This program, as the helper.
+pub(crate) fn helper_command() -> Vec<OsString> {
+    vec!["/proc/self/exe".into(), "sandbox-helper".into()]
 }
 
 /// A step of the isolation that failed.

@@ -15,7 +15,9 @@ pub(super) async fn engine() -> Engine {
 }
 
 pub(super) fn config(state_dir: &Path) -> DockerConfig {
-    DockerConfig::new(state_dir)
+    let mut config = DockerConfig::new(state_dir);
+    config.helper = vec![env!("CARGO_BIN_EXE_serverledge-sandbox-helper").into()];
+    config
 }
 
 pub(super) async fn machine() -> Containers {
@@ -44,11 +46,10 @@ impl Containers {
     pub(super) fn own(&self) -> SandboxSpec {
         let spec = self.spec("");
         std::fs::remove_file(spec.code_dir.join("f.py")).unwrap();
-        SandboxSpec { shim: None, ..spec }
-    }
-
-    fn name(&self) -> String {
-        name_of(&self.0.dir.path().join("state"))
+        SandboxSpec {
+            shim: Some(Shim::Bridge),
+            ..spec
+        }
     }
 
     /// Names of its containers, running or not.
@@ -67,10 +68,6 @@ impl Drop for Containers {
         for name in self.containers() {
             docker(&["rm", "-f", &name]);
         }
-        let filter = format!("label=serverledge.node={}", self.name());
-        for network in docker(&["network", "ls", "-q", "--filter", &filter]).lines() {
-            docker(&["network", "rm", network]);
-        }
     }
 }
 
@@ -83,6 +80,6 @@ pub(super) fn containers(state_dir: &Path) -> Vec<String> {
 }
 
 /// A node's name with the engine, as is documented nowhere else: FNV-1a of the path.
-pub(super) fn name_of(state_dir: &Path) -> String {
+fn name_of(state_dir: &Path) -> String {
     hash(std::fs::canonicalize(state_dir).unwrap().to_str().unwrap())
 }

@@ -25,31 +25,47 @@ pub(crate) fn docker(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// An image of this machine's Python, whose command is [`SERVER`]. Made once an engine.
+/// An image of this machine's Python, whose command is [`SERVER`].
 pub(crate) fn image() -> &'static str {
     static IMAGE: OnceLock<String> = OnceLock::new();
-    IMAGE.get_or_init(|| {
-        let version = run(
-            "/usr/bin/python3",
-            &["-I", "-c", "import sys; print(sys.version)"],
-        );
-        let tag = hash(&format!("{version}{SERVER}"));
-        let name = format!("serverledge-test-python:{tag}");
-        if !docker(&["images", "-q", &name]).is_empty() {
-            return name;
-        }
-        let built = tempfile::tempdir().unwrap();
-        let archive = python_root(built.path());
-        let change = "CMD [\"python3\", \"/server.py\"]";
-        let archive = archive.to_str().unwrap();
-        docker(&["import", "--change", change, archive, &name]);
-        name
-    })
+    IMAGE.get_or_init(|| imported("python", &["CMD [\"python3\", \"/server.py\"]"]))
 }
 
-/// A tar in `dir` of this machine's Python and of `server.py`.
+/// The same, with [`LAMBDA`] for AWS Lambda.
+pub(crate) fn lambda_image() -> &'static str {
+    static IMAGE: OnceLock<String> = OnceLock::new();
+    let changes = [
+        "ENTRYPOINT [\"python3\"]",
+        "CMD [\"/lambda.py\"]",
+        "ENV LAMBDA_TASK_ROOT=/var/task",
+    ];
+    IMAGE.get_or_init(|| imported("lambda", &changes))
+}
+
+/// Made once an engine.
+fn imported(name: &str, changes: &[&str]) -> String {
+    let print = "import sys; print(sys.version)";
+    let version = run("/usr/bin/python3", &["-I", "-c", print]);
+    let tag = hash(&format!("{version}{SERVER}{LAMBDA}{changes:?}"));
+    let name = format!("serverledge-test-{name}:{tag}");
+    if !docker(&["images", "-q", &name]).is_empty() {
+        return name;
+    }
+    let built = tempfile::tempdir().unwrap();
+    let archive = python_root(built.path());
+    let mut arguments = vec!["import"];
+    for change in changes {
+        arguments.extend(["--change", change]);
+    }
+    arguments.extend([archive.to_str().unwrap(), &name]);
+    docker(&arguments);
+    name
+}
+
+/// A tar in `dir` of this machine's Python, of `server.py` and of `lambda.py`.
 pub(crate) fn python_root(dir: &Path) -> PathBuf {
     std::fs::write(dir.join("server.py"), SERVER).unwrap();
+    std::fs::write(dir.join("lambda.py"), LAMBDA).unwrap();
     let archive = dir.join("root.tar");
     let mut tar = Command::new("tar");
     tar.arg("--dereference").arg("-cf").arg(&archive);
@@ -57,7 +73,7 @@ pub(crate) fn python_root(dir: &Path) -> PathBuf {
         tar.arg(format!("--exclude={left_out}"));
     }
     tar.args(["-C", "/"]).args(python_files());
-    tar.arg("-C").arg(dir).arg("server.py");
+    tar.arg("-C").arg(dir).args(["server.py", "lambda.py"]);
     assert!(tar.status().unwrap().success());
     archive
 }
@@ -145,4 +161,26 @@ class Handler(BaseHTTPRequestHandler):
 
 time.sleep(0.2)
 ThreadingHTTPServer(('', 8080), Handler).serve_forever()
+"#;
+
+/// A client of AWS Lambda's runtime interface, which tells what it got, what it is and whether it
+/// reaches what it is to `connect` to.
+const LAMBDA: &str = r#"
+import json, os, socket, urllib.request
+
+def connects(host, port):
+    try:
+        socket.create_connection((host, port), 2).close()
+        return True
+    except OSError:
+        return False
+
+api = f"http://{os.environ['AWS_LAMBDA_RUNTIME_API']}/2018-06-01/runtime/invocation"
+while True:
+    with urllib.request.urlopen(api + '/next') as event:
+        request = event.headers['Lambda-Runtime-Aws-Request-Id']
+        asked = json.load(event)
+    result = {'event': asked, 'handler': os.environ['_HANDLER'], 'uid': os.getuid()}
+    if 'connect' in asked: result['connected'] = [connects(*it) for it in asked['connect']]
+    urllib.request.urlopen(f'{api}/{request}/response', json.dumps(result).encode()).close()
 "#;
