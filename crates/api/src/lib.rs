@@ -8,10 +8,14 @@
 
 mod client;
 mod decode;
+mod optimizer;
 mod wire;
 
 pub use client::{Client, ClientError, Response};
 pub use decode::{DEPTH_MAX, DecodeError, decode, encode, encode_line};
+pub use optimizer::{
+    DecodeProblem, Optimizer, decode_placement, decode_problem, encode_placement, encode_problem,
+};
 pub use wire::{
     AsyncReply, Coordinates, Field, FunctionSpec, InvokeReply, InvokeRequest, Network, Params,
     PrewarmReply, PrewarmRequest, Problem, Signature, StatusReply,

@@ -11,6 +11,7 @@ pub mod fleet;
 mod function;
 mod ledger;
 mod network;
+pub mod placement;
 pub mod policy;
 mod scheduler;
 mod time;
