@@ -13,6 +13,7 @@ mod ledger;
 mod network;
 pub mod placement;
 pub mod policy;
+pub mod qos;
 mod scheduler;
 mod time;
 

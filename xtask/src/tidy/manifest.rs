@@ -14,7 +14,7 @@ pub(super) const CRATES: [Allowed; 7] = [
     Allowed {
         directory: "crates/core",
         ours: &[],
-        others: Some(&["thiserror"]),
+        others: Some(&["good_lp", "thiserror"]),
     },
     Allowed {
         directory: "crates/asl",
