@@ -21,6 +21,7 @@ pub mod image;
 mod instance;
 pub mod java;
 mod log;
+pub mod netns;
 mod network;
 pub mod oci;
 pub mod probe;

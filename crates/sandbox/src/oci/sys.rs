@@ -109,6 +109,12 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } as i64)
 }
 
+/// Gives this process a network namespace of its own. Only for a process with one thread.
+pub(crate) fn leave_network() -> io::Result<()> {
+    // SAFETY: takes flags only, and a network namespace changes nothing of memory or descriptors.
+    check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNET) }))
+}
+
 /// Makes the network device through which this network namespace reaches the world, and returns the
 /// end from which its packets are read. All traffic that isn't for the namespace itself goes there.
 pub(crate) fn make_tunnel(address: Ipv4Addr, mtu: usize) -> io::Result<OwnedFd> {
