@@ -1,7 +1,8 @@
 //! `serverledge`: the node and its commands.
 //!
 //! `serverledge [CONFIG]` runs a node. The sandbox helper is this program too, started by the node
-//! itself; it must stay single-threaded, so it leaves before anything else is set up.
+//! itself; it must stay single-threaded, so it leaves before anything else is set up. So do the hosts
+//! of an emulated network.
 
 #![forbid(unsafe_code)]
 
@@ -35,6 +36,9 @@ Examples:
 enum Command {
     /// Start a throw-away node, deploy a function on it, invoke it once and keep serving.
     Dev(commands::dev::Arguments),
+    /// Show a fleet on this machine: nodes, delays between them, and what becomes of calls.
+    #[command(subcommand)]
+    Demo(commands::demo::Command),
     /// Print what this machine can isolate, what is missing and how to get it.
     Doctor,
     /// List, load, pull and remove the images of the built-in sandbox.
@@ -50,10 +54,14 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).as_deref() == Some(OsStr::new("sandbox-helper")) {
         serverledge_sandbox::helper_main()
     }
+    if let Some(address) = testbed_host() {
+        return serverledge_testbed::host_main(&address);
+    }
     let arguments = Arguments::parse();
     let result = match arguments.command {
         None => commands::serve::run(arguments.config.as_deref()),
         Some(Command::Dev(arguments)) => commands::dev::run(&arguments),
+        Some(Command::Demo(command)) => commands::demo::run(&command),
         Some(Command::Doctor) => return commands::doctor::run(),
         Some(Command::Image(arguments)) => commands::image::run(&arguments),
         Some(Command::Config) => commands::config::run(),
@@ -69,4 +77,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The address of the host that this process is to be, if it is one of a testbed.
+fn testbed_host() -> Option<String> {
+    let mut arguments = std::env::args().skip(1);
+    (arguments.next()? == serverledge_testbed::HOST_COMMAND).then(|| arguments.next())?
 }

@@ -3,6 +3,7 @@
 pub(crate) mod asl;
 pub(crate) mod backend;
 pub(crate) mod config;
+pub(crate) mod demo;
 pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod image;

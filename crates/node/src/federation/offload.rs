@@ -38,6 +38,10 @@ const TRACE: [HeaderName; 2] = [
 /// How long connecting may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
 
+/// How long a member's machine may say nothing, not even that what was sent has arrived, before a
+/// call there is given up: the way to it is cut, and the call's own limit may be far.
+const SILENCE_MAX: Duration = Duration::from_secs(6);
+
 /// What an answer may take beside the function's own time: the way, waiting, a cold start.
 const ALLOWANCE: Duration = Duration::from_secs(60);
 
@@ -98,6 +102,10 @@ impl Offloader {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIME_MAX));
         connector.set_nodelay(true);
+        connector.set_tcp_user_timeout(Some(SILENCE_MAX));
+        connector.set_keepalive(Some(SILENCE_MAX / 2));
+        connector.set_keepalive_interval(Some(SILENCE_MAX / 6));
+        connector.set_keepalive_retries(Some(3));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(60))

@@ -18,6 +18,7 @@ mod code_url;
 mod compiled;
 mod config;
 mod confined;
+mod continuum;
 mod disk;
 mod docker;
 mod documents;
