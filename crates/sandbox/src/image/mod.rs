@@ -9,7 +9,7 @@
 //! Nothing here trusts an image: digests are checked, sizes are limited, and `unpack` keeps what is
 //! in a layer inside of its directory.
 //!
-//! Left out: zstd, images for other systems than Linux, pushing and building.
+//! Left out: images for other systems than Linux, pushing and building.
 
 mod archive;
 mod error;
@@ -21,6 +21,8 @@ mod store;
 mod tests;
 mod transfer;
 mod unpack;
+mod user;
+mod zstd;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,6 +30,7 @@ use std::time::Duration;
 pub use error::ImageError;
 pub use reference::Reference;
 pub use store::{Collected, Image, ImageStore, LayerUse};
+pub(crate) use user::{User, user};
 
 /// Layers of an image: their paths must fit into the options of a mount, which are one page.
 pub const LAYERS_MAX: usize = 60;

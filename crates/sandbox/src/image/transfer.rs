@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::ImageError;
 use super::store::ImageStore;
 use super::unpack::{Budget, unpack};
+use super::zstd::{Zstd, is_zstd};
 
 /// A hash of all that is read.
 struct Hashing<R> {
@@ -32,19 +33,13 @@ pub(super) fn decompressed<'a>(
     let mut start = Vec::with_capacity(4);
     let read = (&mut reader).take(4).read_to_end(&mut start);
     read.map_err(ImageError::io("reading an archive"))?;
-    let compressed = match start[..] {
-        [0x1f, 0x8b, ..] => true,
-        [0x28, 0xb5, 0x2f, 0xfd] => {
-            return Err(ImageError::invalid(
-                "it is compressed with zstd, which isn't supported: use an image with gzip",
-            ));
-        }
-        _ => false,
-    };
-    let whole = io::Cursor::new(start).chain(reader);
-    Ok(match compressed {
-        true => Box::new(MultiGzDecoder::new(io::BufReader::new(whole))),
-        false => Box::new(whole),
+    let is_zstd = is_zstd(&start);
+    let is_gzip = start.starts_with(&[0x1f, 0x8b]);
+    let whole = io::BufReader::new(io::Cursor::new(start).chain(reader));
+    Ok(match (is_gzip, is_zstd) {
+        (true, _) => Box::new(MultiGzDecoder::new(whole)),
+        (_, true) => Box::new(Zstd::new(whole)),
+        _ => Box::new(whole),
     })
 }
 

@@ -16,6 +16,7 @@ use rustix::fs::{
     fsetxattr, futimens, linkat, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 use tar::{Archive, Entry, EntryType};
 
 use super::ImageError;
@@ -343,8 +344,13 @@ fn opaque(place: &Place<'_>) -> Result<(), ImageError> {
         .map_err(place.failed())
 }
 
+/// Only root can set the usual attribute; without it, overlayfs looks at one that anybody may set.
 fn set_opaque(dir: BorrowedFd<'_>) -> Result<(), Errno> {
-    fsetxattr(dir, "trusted.overlay.opaque", b"y", XattrFlags::empty())
+    let name = match geteuid().is_root() {
+        true => "trusted.overlay.opaque",
+        false => "user.overlay.opaque",
+    };
+    fsetxattr(dir, name, b"y", XattrFlags::empty())
 }
 
 fn file(place: &Place<'_>, entry: &mut Entry<'_, Metered<'_>>) -> Result<(), ImageError> {

@@ -27,7 +27,7 @@ use super::{OciConfig, STATUS_SETUP_FAILED};
 use crate::body::{Body, Guard, Registry, RunDir, Watched};
 use crate::cgroup::{Groups, Limits, Version, hash};
 use crate::executor::{self, ENVIRONMENT};
-use crate::image::ImageError;
+use crate::image::{ImageError, User};
 use crate::instance::{Greeted, Limit, greet};
 use crate::java::Kits;
 use crate::log::LogTail;
@@ -172,8 +172,7 @@ impl OciBackend {
         let link = Link::start(&config.helper, &setup).await?;
         let first_user = hash(&config.state_dir);
         let own_users = !link.rootless && is_mapped(config.uid_base);
-        // What hides files of lower layers can only be made by root.
-        let store = config.images.clone().filter(|_| !link.rootless);
+        let store = config.images.clone();
         Ok(Arc::new(OciBackend {
             has_network: open_tunnels().is_ok(),
             config,
@@ -364,17 +363,14 @@ impl OciBackend {
 
     fn request(&self, birth: &Birth, dir: &Path, rootless: bool) -> Create {
         let processes = birth.limits.processes;
+        let user = self.user(birth);
         Create {
             id: birth.id,
             code_dir: birth.code_dir.clone(),
             socket_dir: dir.to_owned(),
             image: birth.ground.image.as_ref().map(|image| image.id),
-            uid: match self.own_users {
-                true => {
-                    self.config.uid_base + (self.first_user.wrapping_add(birth.id) % USERS) as u32
-                }
-                false => ROOTLESS_UID,
-            },
+            uid: user.uid,
+            gid: user.gid,
             tmp_mb: self.config.tmp_mb,
             data_mb: match self.groups.has("memory") {
                 true => 0,
@@ -386,6 +382,19 @@ impl OciBackend {
                 (false, true) => processes.max(PROCESSES_ROOTLESS),
             },
             network: birth.network,
+        }
+    }
+
+    /// Whom its image names, or else one that no other sandbox has. Where there is but one, that.
+    fn user(&self, birth: &Birth) -> User {
+        let named = birth.ground.image.as_ref().and_then(|image| image.user);
+        match (self.own_users, named) {
+            (false, _) => User::same(ROOTLESS_UID),
+            (true, Some(user)) => user,
+            (true, None) => {
+                let number = self.first_user.wrapping_add(birth.id) % USERS;
+                User::same(self.config.uid_base + number as u32)
+            }
         }
     }
 
@@ -525,7 +534,7 @@ async fn exit(status: pipe::Receiver) -> Result<Option<Exit>, String> {
 fn no_images(name: &str) -> CreateError {
     CreateError::Image {
         image: name.to_owned(),
-        problem: "can't be used: images need a node that runs as root".to_owned(),
+        problem: "can't be used: this node keeps no images".to_owned(),
     }
 }
 

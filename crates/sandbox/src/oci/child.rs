@@ -71,7 +71,7 @@ fn enter(root: &Path, create: &Create, fds: &Fds, rootless: bool) -> Result<Infa
     change_root(root)?;
     limits(create)?;
     let null = fs::File::open("/dev/null").map_err(Step::at("opening /dev/null"))?;
-    drop_privileges(create.uid, rootless)?;
+    drop_privileges(create, rootless)?;
     // The change of user has cleared it.
     die_with_parent()?;
     let (log, config) = (fds.log.as_fd(), fds.config.as_fd());
@@ -175,12 +175,13 @@ fn limits(create: &Create) -> Result<(), Step> {
     Ok(())
 }
 
-fn drop_privileges(uid: u32, rootless: bool) -> Result<(), Step> {
+fn drop_privileges(create: &Create, rootless: bool) -> Result<(), Step> {
     for capability in 0..CAPABILITIES_MAX {
         if sys::prctl(libc::PR_CAPBSET_DROP, capability).is_err() {
             break;
         }
     }
     // In a user namespace of one user there are no groups to drop, and it isn't allowed.
-    sys::become_user(uid, !rootless).map_err(Step::at(format!("becoming user {uid}")))
+    let (uid, gid) = (create.uid, create.gid);
+    sys::become_user(uid, gid, !rootless).map_err(Step::at(format!("becoming user {uid}:{gid}")))
 }

@@ -83,7 +83,7 @@ fn serve(node: BorrowedFd<'_>) -> io::Result<()> {
     let mut helper = Helper {
         root,
         rootless,
-        images: Roots::new(images),
+        images: Roots::new(images, rootless),
         home: fs::File::open("/proc/thread-self/ns/mnt")?.into(),
         sandboxes: BTreeMap::new(),
     };

@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 use super::link::Link;
 use super::message::{Forget, Prepare, Request};
 use crate::executor::{ENVIRONMENT, image_command};
-use crate::image::{Image, ImageError, ImageStore, LayerUse, Reference};
+use crate::image::{Image, ImageError, ImageStore, LayerUse, Reference, User, user};
 use crate::{CreateError, Pull, lock};
 
 /// Where programs are looked for if an image doesn't say.
@@ -35,6 +35,8 @@ pub(super) struct Images {
 pub(super) struct Prepared {
     pub(super) id: u64,
     pub(super) image: Image,
+    /// Who its programs are; if it names nobody, a user of each sandbox's own.
+    pub(super) user: Option<User>,
     /// Its root, to look into.
     root: OwnedFd,
     /// Whose root it is: another helper has none.
@@ -102,9 +104,14 @@ impl Images {
         link.request(&request, &[]).await?.done()?;
         let root = File::open(link.image_root(id))
             .map_err(|source| CreateError::io("looking into the image", source))?;
+        let user = user(&image.user, root.as_fd()).map_err(|problem| CreateError::Image {
+            image: image.name.clone(),
+            problem,
+        })?;
         let new = Arc::new(Prepared {
             id,
             image,
+            user,
             root: root.into(),
             link: Arc::downgrade(link),
             _layers: layers,

@@ -78,6 +78,7 @@ pub(crate) struct Create {
     /// The [`Prepare`] whose root it gets; else the host's.
     pub(crate) image: Option<u64>,
     pub(crate) uid: u32,
+    pub(crate) gid: u32,
     pub(crate) tmp_mb: u64,
     /// Where there is no cgroup for them: limits of each process's memory and of the user's
     /// processes; 0 means none.

@@ -24,12 +24,15 @@ pub(super) struct Roots {
     dir: PathBuf,
     paths: BTreeMap<u64, PathBuf>,
     is_mounted: bool,
+    /// Whether the layers were unpacked by somebody who isn't root, and are mounted by such.
+    rootless: bool,
 }
 
 impl Roots {
-    pub(super) fn new(dir: PathBuf) -> Self {
+    pub(super) fn new(dir: PathBuf, rootless: bool) -> Self {
         Roots {
             dir,
+            rootless,
             paths: BTreeMap::new(),
             is_mounted: false,
         }
@@ -78,7 +81,10 @@ impl Roots {
     }
 
     fn overlay(&self, root: &Path, layers: &[String]) -> Result<(), Step> {
-        let mut options = b"lowerdir=".to_vec();
+        let mut options = match self.rootless {
+            true => b"userxattr,lowerdir=".to_vec(),
+            false => b"lowerdir=".to_vec(),
+        };
         for byte in self.dir.join(TOP).as_os_str().as_bytes() {
             if b":,\\".contains(byte) {
                 options.push(b'\\');

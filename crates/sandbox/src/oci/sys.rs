@@ -189,15 +189,15 @@ pub(crate) fn prctl(option: libc::c_int, value: libc::c_ulong) -> io::Result<()>
     check(unsafe { libc::prctl(option, value, 0, 0, 0) } as i64)
 }
 
-/// Becomes this user, and group of the same number, for good.
-pub(crate) fn become_user(id: u32, drop_groups: bool) -> io::Result<()> {
+/// Becomes this user, with this group and no others, for good. Root would keep its capabilities.
+pub(crate) fn become_user(uid: u32, gid: u32, drop_groups: bool) -> io::Result<()> {
     // SAFETY: these take integers, and no pointer as the list is empty.
     unsafe {
         if drop_groups {
             check(libc::setgroups(0, std::ptr::null()) as i64)?;
         }
-        check(libc::setresgid(id, id, id) as i64)?;
-        check(libc::setresuid(id, id, id) as i64)
+        check(libc::setresgid(gid, gid, gid) as i64)?;
+        check(libc::setresuid(uid, uid, uid) as i64)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -15,6 +16,7 @@ pub(crate) struct Built {
     layers: Vec<Vec<u8>>,
     process: Value,
     architecture: &'static str,
+    is_zstd: bool,
 }
 
 pub(crate) fn digest(bytes: &[u8]) -> String {
@@ -63,7 +65,19 @@ impl Built {
             layers,
             process: json!({}),
             architecture,
+            is_zstd: false,
         }
+    }
+
+    /// With layers that are compressed by zstd where they are compressed.
+    pub(crate) fn zstd(mut self) -> Self {
+        self.is_zstd = true;
+        self
+    }
+
+    pub(crate) fn user(mut self, user: &str) -> Self {
+        self.process["User"] = json!(user);
+        self
     }
 
     pub(crate) fn environment(mut self, variables: &[&str]) -> Self {
@@ -86,7 +100,11 @@ impl Built {
     }
 
     pub(crate) fn blobs(&self) -> Vec<Vec<u8>> {
-        self.layers.iter().map(|layer| gzip(layer)).collect()
+        let compressed = |layer: &Vec<u8>| match self.is_zstd {
+            true => compress_to_vec(&**layer, CompressionLevel::Fastest),
+            false => gzip(layer),
+        };
+        self.layers.iter().map(compressed).collect()
     }
 
     /// A manifest of compressed layers.

@@ -2,6 +2,7 @@
 
 mod build;
 mod registry;
+mod rootless;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -129,7 +130,8 @@ async fn python_runs_from_a_loaded_image() {
 fn archives_of_all_forms_are_loaded() {
     let dir = tempfile::tempdir().unwrap();
     let images = store(dir.path());
-    let image = Built::new(vec![tar(&[file("a", "1")]), tar(&[file("b", "2")])]);
+    let image = || Built::new(vec![tar(&[file("a", "1")]), tar(&[file("b", "2")])]);
+    let (image, zstd) = (image(), image().zstd());
     let name = "test/layout:2".parse().unwrap();
     let unnamed = images.load(&mut &*image.layout(), None).unwrap_err();
     assert!(unnamed.to_string().contains("--name"), "{unnamed}");
@@ -141,6 +143,11 @@ fn archives_of_all_forms_are_loaded() {
         .unwrap();
     assert_eq!(layout[0].id, saved[0].id);
     assert_eq!(layout[0].layers, saved[0].layers);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let zstd = store(elsewhere.path())
+        .load(&mut &*zstd.layout(), Some(&name))
+        .unwrap();
+    assert_eq!(zstd[0].layers, saved[0].layers);
     let names: Vec<String> = images
         .list()
         .unwrap()
@@ -159,6 +166,47 @@ fn archives_of_all_forms_are_loaded() {
         refused.to_string().contains("it is for linux/riscv64"),
         "{refused}"
     );
+}
+
+#[tokio::test]
+async fn programs_run_as_the_user_that_their_image_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = store(dir.path());
+    let users = tar(&[
+        file("etc/passwd", "root:x:0:0::/:\napp:x:1234:1235::/:\n"),
+        file("etc/group", "staff:x:50:\n"),
+    ]);
+    let who = "import os\ndef handler(p, c):\n caps = [l.split()[1] for l in \
+               open('/proc/self/status') if l.startswith('Cap')]\n return [os.getuid(), os.getgid(), \
+               os.getgroups(), set(caps) == {'0' * 16}, os.access('/app/f.py', os.R_OK)]";
+    let (machine, _) = machine(&images).await;
+    let run = async |user: &str, layers| {
+        let built = Built::new(layers).user(user);
+        let name = format!("test/{}", user.replace(':', "-"));
+        images
+            .load(&mut &*built.docker_archive(&name), None)
+            .unwrap();
+        let mut spec = spec(&machine, who);
+        spec.image = Some(name);
+        let sandbox = machine.create(spec).await?;
+        Ok::<_, CreateError>(invoke(&sandbox, json!({})).await.unwrap().unwrap())
+    };
+    let python = || vec![build::python_root(), users.clone()];
+    for (user, uid, gid) in [("app:staff", 1234, 50), ("77", 77, 77)] {
+        let is = run(user, python()).await.unwrap();
+        assert_eq!(is, json!([uid, gid, [], true, true]), "{user}");
+    }
+    let is = run("root", python()).await.unwrap();
+    let uid = is[0].as_u64().unwrap();
+    assert!(uid >= 0x7000_0000, "no image is root: {is}");
+    assert_eq!(is, json!([uid, uid, [], true, true]));
+    let error = run("nobody", vec![users.clone()]).await.unwrap_err();
+    assert!(matches!(error, CreateError::Image { .. }), "{error}");
+    assert!(
+        error.to_string().contains("whom its /etc/passwd"),
+        "{error}"
+    );
+    machine.backend.shutdown().await;
 }
 
 /// From the engine that the tests of Docker use.
