@@ -112,7 +112,7 @@ impl Node {
         let path = &config.storage.path;
         let code = CodeStore::open(&path.join("code"), config.code.limits());
         let code = Arc::new(code.context("opening the code in storage.path")?);
-        let wasm = WasmBackend::new(path.join("wasm"));
+        let wasm = WasmBackend::new(path.join("wasm"), config.network.limits());
         let start_timeout = config.sandbox.start_timeout;
         let started = Arc::clone(&backend);
         let launcher = Launcher::new(started, wasm, Arc::clone(&code), start_timeout);
@@ -295,7 +295,7 @@ impl Node {
     /// What this node does about the network of functions in a language.
     pub(crate) fn network_support(&self, language: Language) -> NetworkSupport {
         match language {
-            Language::Wasm => NetworkSupport::Absent,
+            Language::Wasm => NetworkSupport::Enforced,
             _ => self.backend.network(),
         }
     }

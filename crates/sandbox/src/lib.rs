@@ -27,6 +27,7 @@ pub mod oci;
 pub mod probe;
 pub mod process;
 mod seccomp;
+mod tls;
 mod types;
 pub mod wasm;
 mod wire;

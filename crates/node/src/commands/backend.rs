@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use serverledge::config::{Config, Isolation, SandboxBackend};
+use serverledge_sandbox::Backend;
 use serverledge_sandbox::docker::{DockerBackend, DockerConfig, Engine};
 use serverledge_sandbox::image::ImageStore;
 use serverledge_sandbox::oci::{OciBackend, OciConfig, Reaped};
 use serverledge_sandbox::probe::Report;
 use serverledge_sandbox::process::ProcessBackend;
-use serverledge_sandbox::{Backend, NetworkConfig};
 use tracing::{info, warn};
 
 /// The backend that is configured, or the best that there is.
@@ -62,7 +62,7 @@ async fn builtin(config: &Config, report: &Report) -> anyhow::Result<Arc<dyn Bac
         images: Some(Arc::new(images)),
         process_max: config.sandbox.processes_max,
         tmp_mb: config.sandbox.tmp_mb,
-        network: network(config),
+        network: config.network.limits(),
         ..OciConfig::new(state_dir(config))
     };
     Ok(OciBackend::start(config).await.context(doing)?)
@@ -79,18 +79,10 @@ async fn docker(config: &Config, engine: Engine) -> anyhow::Result<Arc<dyn Backe
     let config = DockerConfig {
         process_max: config.sandbox.processes_max,
         tmp_mb: config.sandbox.tmp_mb,
-        network: network(config),
+        network: config.network.limits(),
         ..DockerConfig::new(state_dir)
     };
     Ok(DockerBackend::start(engine, config).await?)
-}
-
-fn network(config: &Config) -> NetworkConfig {
-    NetworkConfig {
-        denied: config.network.deny.clone().into(),
-        connections_max: config.network.connections_max,
-        resolv_conf: config.network.resolv_conf.clone(),
-    }
 }
 
 fn state_dir(config: &Config) -> PathBuf {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serverledge_core::{Ipv4Network, Language, NetworkPolicy};
+use serverledge_sandbox::NetworkConfig;
 use serverledge_sandbox::image::{ImageConfig, ImageLimits};
 
 use crate::code::CodeLimits;
@@ -169,6 +170,17 @@ pub struct Network {
     pub connections_max: usize,
     /// File that names the resolvers; /etc/resolv.conf.
     pub resolv_conf: PathBuf,
+}
+
+impl Network {
+    /// What holds for all sandboxes.
+    pub fn limits(&self) -> NetworkConfig {
+        NetworkConfig {
+            denied: self.deny.clone().into(),
+            connections_max: self.connections_max,
+            resolv_conf: self.resolv_conf.clone(),
+        }
+    }
 }
 
 impl Default for Network {

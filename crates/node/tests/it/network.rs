@@ -2,6 +2,8 @@
 //! made, with a route to a second one, where servers listen at all addresses of interest. Nothing
 //! touches the machine's network.
 
+mod wasm;
+
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
@@ -75,6 +77,8 @@ fn world() -> World {
     for words in [
         "link set lo up".to_owned(),
         format!("link add n0 type veth peer name w0 netns {peer}"),
+        // Without an address of IPv6, which would appear a moment later.
+        "link set n0 addrgenmode none".to_owned(),
         "addr add 10.77.0.1/24 dev n0".to_owned(),
         "link set n0 up".to_owned(),
         "route add default via 10.77.0.2".to_owned(),

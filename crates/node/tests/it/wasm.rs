@@ -3,15 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::http::Response;
+use crate::support::wasm::{EXAMPLES, body, compile, http_example};
 use crate::support::{Node, eventually, node, python};
-
-const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/wasm");
 
 /// A WASI command that copies its input to its output, up to 4 KB.
 const ECHO: &str = r#"(module
@@ -36,22 +33,6 @@ const HOG: &str = r#"(module (memory (export "memory") 1)
       (if (i32.eq (memory.grow (i32.const 16)) (i32.const -1)) (then unreachable))
       (br $more))))"#;
 
-/// The body of `/create` for this code in a file `f.wasm`.
-fn body(name: &str, module: &[u8]) -> Value {
-    let mut archive = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_mode(0o644);
-    header.set_size(module.len() as u64);
-    archive
-        .append_data(&mut header, "f.wasm", module)
-        .expect("writing to memory");
-    json!({
-        "Name": name, "Runtime": "wasm", "MemoryMB": 64, "CPUDemand": 0.0, "MaxConcurrency": 1,
-        "Handler": "f.wasm",
-        "TarFunctionCode": BASE64.encode(archive.into_inner().expect("writing to memory")),
-    })
-}
-
 fn text(name: &str, source: &str) -> Value {
     body(name, &wat::parse_str(source).expect("a module"))
 }
@@ -63,14 +44,6 @@ fn create(node: &Node, body: &Value) {
 fn invoke(node: &Node, name: &str, params: Value) -> Response {
     let request = json!({ "Params": params, "ReturnOutput": true });
     node.post(&format!("/invoke/{name}"), &request)
-}
-
-/// Runs a compiler and gives what it has made.
-fn compile(command: &mut Command, made: &Path) -> Vec<u8> {
-    let output = command.output().expect("starting the compiler");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {told}");
-    std::fs::read(made).expect("what the compiler has made")
 }
 
 /// A directory, and a file in it for a compiler to make.
@@ -245,22 +218,9 @@ fn the_rust_example_says_hello() {
 }
 
 #[test]
-fn the_http_example_answers_and_reaches_nothing() {
-    let (dir, _) = room();
-    let mut cargo = Command::new("cargo");
-    cargo
-        .args([
-            "build",
-            "--locked",
-            "--release",
-            "--target",
-            "wasm32-wasip2",
-        ])
-        .current_dir(Path::new(EXAMPLES).join("http"))
-        .env("CARGO_TARGET_DIR", dir.path());
-    let made = dir.path().join("wasm32-wasip2/release/http_example.wasm");
+fn the_http_example_answers() {
     let node = node().start();
-    create(&node, &body("hello", &compile(&mut cargo, &made)));
+    create(&node, &body("hello", http_example()));
     for n in 0..3 {
         let reply = invoke(&node, "hello", json!({ "n": n })).expect(200);
         let expected = json!({"message": "Hello over HTTP!", "params": {"n": n}});
@@ -271,6 +231,9 @@ fn the_http_example_answers_and_reaches_nothing() {
     }
     let failed = invoke(&node, "hello", json!({"fail": 1})).expect(500);
     failed.problem(&["answered 422", "not with {\"fail\":1}"]);
-    let reply = invoke(&node, "hello", json!({"out": 1}));
-    assert_eq!(reply.result(), json!({"reached": false}));
+    // The node itself is never reached.
+    let own = node.address;
+    let reply = invoke(&node, "hello", json!({ "get": format!("{own}/status") })).expect(200);
+    let expected = json!({"error": "ErrorCode::DestinationIpProhibited"});
+    assert_eq!(reply.result(), expected);
 }

@@ -26,14 +26,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 
 use super::manifest::{Descriptor, Manifest, Plan};
 use super::reference::sha256_of;
 use super::store::{Image, ImageStore};
 use super::{ImageError, METADATA_MAX, Reference};
+use crate::tls;
 
 /// How long a server may take to accept a connection.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
@@ -403,7 +402,8 @@ impl<'a> Registry<'a> {
             Ok(address) => ServerName::from(address),
             Err(_) => ServerName::try_from(host.to_owned()).map_err(|error| unreachable(&error))?,
         };
-        let connector = spawn_blocking(connector).await.map_err(panicked)?;
+        // Read anew for each request: they are few.
+        let connector = spawn_blocking(tls::connector).await.map_err(panicked)?;
         let connector = connector.map_err(|error| unreachable(&error))?;
         let stream = connector
             .connect(name, stream)
@@ -442,22 +442,6 @@ async fn exchange(
     // Ends with the response's body, or when that is dropped.
     tokio::spawn(connection);
     sender.send_request(request).await
-}
-
-/// Trusts whom the machine trusts. Read anew for each request: they are few.
-fn connector() -> std::io::Result<TlsConnector> {
-    let mut authorities = RootCertStore::empty();
-    authorities.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if authorities.is_empty() {
-        let none = "this machine trusts no authority (Debian: apt install ca-certificates)";
-        return Err(std::io::Error::other(none));
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(std::io::Error::other)?
-        .with_root_certificates(authorities)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 fn panicked(error: tokio::task::JoinError) -> ImageError {

@@ -1,4 +1,4 @@
-//! Whether a sandbox may send to an address, and where what it sends goes to.
+//! Whether a function may send to an address, and where what its sandbox sends goes to.
 
 use std::fs;
 use std::io;
@@ -11,9 +11,10 @@ use super::{GUEST, NetworkConfig, RESOLVERS};
 const DNS_PORT: u16 = 53;
 
 /// The policy of one sandbox, with what the machine adds to it.
-pub(super) struct Access {
-    pub(super) policy: NetworkPolicy,
-    pub(super) config: NetworkConfig,
+#[derive(Debug)]
+pub(crate) struct Access {
+    pub(crate) policy: NetworkPolicy,
+    pub(crate) config: NetworkConfig,
 }
 
 impl Access {
@@ -23,23 +24,33 @@ impl Access {
             let asks = to.port() == DNS_PORT && self.policy.allows_names();
             return asks.then(|| self.resolver(index)).flatten();
         }
-        // The sandboxes' own network, which ends at the device.
-        if to.ip().octets()[..3] == GUEST.octets()[..3] {
-            return None;
-        }
-        let denied = &self.config.denied;
-        let allowed = self.policy.allows(*to.ip(), to.port(), denied) && !is_own(*to.ip());
-        allowed.then_some(to.into())
+        self.allows(to).then_some(to.into())
     }
 
-    /// The machine's own resolver, which may well be one that only the machine itself can reach.
-    /// Read anew each time: what the file says changes with the networks that a machine joins.
+    /// Whether the function may send to this address, which is where it goes to.
+    pub(crate) fn allows(&self, to: SocketAddrV4) -> bool {
+        // The sandboxes' own network, which ends at the device.
+        if to.ip().octets()[..3] == GUEST.octets()[..3] {
+            return false;
+        }
+        let denied = &self.config.denied;
+        self.policy.allows(*to.ip(), to.port(), denied) && !is_own(*to.ip())
+    }
+
     fn resolver(&self, index: usize) -> Option<SocketAddr> {
-        let text = fs::read_to_string(&self.config.resolv_conf).ok()?;
-        let resolvers = nameservers(&text);
+        let resolvers = self.resolvers();
         let count = resolvers.len().max(1);
-        let address = resolvers.get(index % count)?;
-        Some(SocketAddr::new(*address, DNS_PORT))
+        resolvers.get(index % count).copied()
+    }
+
+    /// The machine's own resolvers, which may well be some that only the machine itself can reach.
+    /// Read anew each time: what the file says changes with the networks that a machine joins.
+    pub(super) fn resolvers(&self) -> Vec<SocketAddr> {
+        let text = fs::read_to_string(&self.config.resolv_conf).unwrap_or_default();
+        let addresses = nameservers(&text).into_iter();
+        addresses
+            .map(|address| SocketAddr::new(address, DNS_PORT))
+            .collect()
     }
 }
 

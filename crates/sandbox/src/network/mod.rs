@@ -9,6 +9,7 @@
 //! Left out: IPv6, ICMP of the sandbox's own, and connections from outside.
 
 mod access;
+pub(crate) mod names;
 mod packet;
 mod tcp;
 mod udp;
@@ -28,7 +29,7 @@ use smoltcp::wire::Icmpv4DstUnreachable;
 use tokio::io::{Interest, unix::AsyncFd};
 use tokio::time::{Instant, Sleep, sleep};
 
-use self::access::Access;
+pub(crate) use self::access::Access;
 use self::packet::Content;
 use crate::CreateError;
 use crate::body::{EndReceiver, end_of, watch_fd};
@@ -210,4 +211,10 @@ fn reason(error: &io::Error) -> Icmpv4DstUnreachable {
         io::ErrorKind::NetworkUnreachable => Icmpv4DstUnreachable::NetUnreachable,
         _ => Icmpv4DstUnreachable::HostUnreachable,
     }
+}
+
+/// What nobody outside can guess: for sequence numbers and questions.
+fn random() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(0)
 }

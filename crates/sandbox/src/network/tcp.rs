@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 
 use super::packet::{self, Flow};
 use super::wire::Wire;
-use super::{GATEWAY, reason};
+use super::{GATEWAY, random, reason};
 use crate::BoxFuture;
 
 /// Bytes under way in each direction of a connection.
@@ -296,10 +296,4 @@ fn listener(flow: &Flow) -> io::Result<Socket<'static>> {
     };
     socket.listen(endpoint).map_err(io::Error::other)?;
     Ok(socket)
-}
-
-/// For sequence numbers.
-fn random() -> u64 {
-    use std::hash::{BuildHasher as _, RandomState};
-    RandomState::new().hash_one(0)
 }

@@ -16,7 +16,8 @@ use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-use super::host::{Budget, Capture, Host, Network, Surplus};
+use super::host::{Budget, Capture, Host, Surplus};
+use super::network::{Network, Reach};
 use super::program::{Form, Program};
 use crate::types::FunctionError;
 use crate::{Call, CallError, Reply, lock};
@@ -34,6 +35,7 @@ pub(super) struct Limits {
     pub(super) handler: String,
     pub(super) memory_mb: u64,
     pub(super) memory: Arc<Budget>,
+    pub(super) reach: Arc<Reach>,
 }
 
 /// Runs one call. Dropping this ends it.
@@ -66,7 +68,8 @@ impl Running {
         let machine = Arc::clone(&self.program.machine);
         let permit = machine.instances.acquire().await;
         let _permit = permit.map_err(|_| CallError::Stale("the node stops".to_owned()))?;
-        let host = Host::new(self.wasi(&call), Network::None, &self.limits.memory);
+        let network = Network::new(&self.limits.reach);
+        let host = Host::new(self.wasi(&call), network, &self.limits.memory);
         let mut store = Store::new(&machine.engine, host);
         store.limiter(|host| &mut host.memory);
         machine.interrupt(&mut store, &long);

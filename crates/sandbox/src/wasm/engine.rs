@@ -24,6 +24,7 @@ use wasmtime::{
 
 use super::cache::Cache;
 use super::host::Host;
+use super::network::{self, Trust};
 use crate::{CallError, CreateError};
 
 /// Calls that have an instance at once, on the whole node; others wait for one to end.
@@ -67,6 +68,7 @@ pub(super) struct Machine {
     pub(super) cache: Cache,
     pub(super) compiling: Arc<Semaphore>,
     pub(super) instances: Semaphore,
+    pub(super) trust: Arc<Trust>,
     clock: Clock,
     /// Only taken when this is dropped.
     long: Option<Runtime>,
@@ -85,6 +87,7 @@ impl Machine {
             .and_then(|()| {
                 wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component_linker)
             })
+            .and_then(|()| network::add_to_linker(&mut component_linker))
             .map_err(failed)?;
         let clock = Clock::start(&engine)
             .map_err(|error| CreateError::io("starting the clock of WebAssembly", error))?;
@@ -97,6 +100,7 @@ impl Machine {
             cache,
             compiling: Arc::new(Semaphore::new(COMPILING_MAX)),
             instances: Semaphore::new(CALLS_MAX as usize),
+            trust: Arc::default(),
             clock,
             long: Some(long),
         })
@@ -216,7 +220,7 @@ fn runtime() -> std::io::Result<Runtime> {
         .max_blocking_threads(1)
         .thread_name("wasm")
         .on_thread_start(stand_back)
-        .enable_time()
+        .enable_all()
         .build()
 }
 

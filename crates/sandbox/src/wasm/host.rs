@@ -1,5 +1,6 @@
-//! What an instance finds around it: its standard streams, a limit of memory, clocks and fresh
-//! randomness, and nothing else. There are no files and no environment but what we put there.
+//! What an instance finds around it: its standard streams, a limit of memory, clocks, fresh
+//! randomness, the network that it may have, and nothing else. There are no files and no environment
+//! but what we put there.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,18 +8,17 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hyper::{Request, Response};
 use tokio::io::AsyncWrite;
 use wasmtime::ResourceLimiter;
+use wasmtime::component::ResourceTable;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 use wasmtime_wasi::{WasiCtxBuilder, WasiCtxView, WasiView, async_trait};
-use wasmtime_wasi_http::{
-    Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
-};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::engine::Ticking;
+use super::network::Network;
 use crate::lock;
 
 /// Handles of streams, requests, timers and the like that one instance may have. Each may hold some
@@ -26,8 +26,6 @@ use crate::lock;
 const HANDLES_MAX: usize = 1 << 10;
 /// The fields of one request or response, bytes as they are kept.
 const FIELDS_BYTES_MAX: usize = 64 << 10;
-/// What a response has written and nobody has taken yet.
-const BODY_BYTES_MAX: usize = 64 << 10;
 /// Random bytes that one instance gets at a time.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 /// What an instance writes at a time.
@@ -67,6 +65,10 @@ impl Host {
     pub(super) fn preview1(&mut self) -> &mut WasiP1Ctx {
         &mut self.wasi
     }
+
+    pub(super) fn network_and_table(&mut self) -> (&mut Network, &mut ResourceTable) {
+        (&mut self.network, self.wasi.ctx().table)
+    }
 }
 
 impl WasiView for Host {
@@ -84,47 +86,6 @@ impl WasiHttpView for Host {
         }
     }
 }
-
-/// What a function may reach. Everything that has to do with it is decided here.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Network {
-    /// Nothing: functions have no network yet.
-    None,
-}
-
-impl Network {
-    fn apply(self, wasi: &mut WasiCtxBuilder) {
-        match self {
-            Network::None => wasi
-                .allow_tcp(false)
-                .allow_udp(false)
-                .allow_ip_name_lookup(false),
-        };
-    }
-}
-
-impl WasiHttpHooks for Network {
-    fn send_request(
-        &mut self,
-        _request: Request<WasiBody>,
-        _options: Option<RequestOptions>,
-        _fate: Box<dyn Future<Output = Result<(), Error>> + Send>,
-    ) -> Box<dyn Future<Output = Result<Exchange, Error>> + Send> {
-        match self {
-            Network::None => Box::new(std::future::ready(Err(Error::HttpRequestDenied))),
-        }
-    }
-
-    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        BODY_BYTES_MAX
-    }
-}
-
-/// A response, and what tells how its reception went.
-type Exchange = (
-    Response<WasiBody>,
-    Box<dyn Future<Output = Result<(), Error>> + Send>,
-);
 
 /// Memory of all instances that one sandbox has at once.
 #[derive(Debug)]

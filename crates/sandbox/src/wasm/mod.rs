@@ -9,7 +9,8 @@
 //!
 //! A module is compiled once (`Cache` keeps the result on disk) and shared by all sandboxes of
 //! its code, so a sandbox is little more than limits. A call begins on the thread of its caller;
-//! one that computes for long goes on elsewhere (`engine`).
+//! one that computes for long goes on elsewhere (`engine`). Functions reach whom their policy names
+//! (`network`), with sockets of WASI 0.2 and with requests over HTTP.
 //!
 //! Left out on purpose: files, which WASI would let us give; limits of CPU, as threads are shared.
 
@@ -18,6 +19,7 @@ mod call;
 mod code;
 mod engine;
 mod host;
+mod network;
 mod program;
 
 use std::path::{Path, PathBuf};
@@ -30,17 +32,19 @@ use self::cache::Cache;
 use self::call::Limits;
 use self::engine::Machine;
 use self::host::Budget;
+use self::network::Reach;
 use self::program::{Program, Programs};
 use crate::types::FunctionError;
 use crate::{
-    Backend, BoxFuture, Call, CallError, CreateError, Exit, ExitCause, Reply, Sandbox, SandboxSpec,
-    lock,
+    Backend, BoxFuture, Call, CallError, CreateError, Exit, ExitCause, NetworkConfig,
+    NetworkSupport, Reply, Sandbox, SandboxSpec, lock,
 };
 
 /// Makes sandboxes of WebAssembly.
 pub struct WasmBackend {
     /// Where compiled code is kept.
     dir: PathBuf,
+    network: NetworkConfig,
     /// Made when it is needed: most nodes have no such function, and it takes memory.
     machine: Mutex<Option<Arc<Machine>>>,
     programs: Arc<Programs>,
@@ -50,9 +54,10 @@ pub struct WasmBackend {
 impl WasmBackend {
     /// A backend that keeps compiled code in `dir`, which nobody but this user may write to: what
     /// is in there is run as it is. It is made when it is needed.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
+    pub fn new(dir: impl Into<PathBuf>, network: NetworkConfig) -> Self {
         WasmBackend {
             dir: dir.into(),
+            network,
             machine: Mutex::default(),
             programs: Arc::default(),
             sandboxes: Mutex::default(),
@@ -79,6 +84,7 @@ impl WasmBackend {
 
     async fn start(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
         let machine = self.machine()?;
+        let trust = Arc::clone(&machine.trust);
         let limit = spec.timeout_start;
         let load = self.programs.load(machine, &spec.code_dir, &spec.handler);
         let program = match tokio::time::timeout(limit, load).await {
@@ -94,6 +100,7 @@ impl WasmBackend {
                 handler: spec.handler,
                 memory_mb: spec.memory_mb,
                 memory: Budget::of_mb(spec.memory_mb),
+                reach: Reach::new(spec.network, self.network.clone(), trust),
             }),
             end: watch::Sender::new(None),
         });
@@ -113,6 +120,10 @@ pub fn check(code_dir: &Path, handler: &str) -> Result<(), FunctionError> {
 impl Backend for WasmBackend {
     fn name(&self) -> &'static str {
         "wasm"
+    }
+
+    fn network(&self) -> NetworkSupport {
+        NetworkSupport::Enforced
     }
 
     fn create(&self, spec: SandboxSpec) -> BoxFuture<'_, Result<Arc<dyn Sandbox>, CreateError>> {

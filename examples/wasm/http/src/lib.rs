@@ -6,16 +6,20 @@
 //! ```
 //!
 //! It gets a `POST /` whose body are the parameters, and answers with them: with status 422 if they
-//! have a `fail` in them. `{"out": ...}` has it try to reach the world.
+//! have a `fail` in them. `{"get": "example.org/page"}` has it get that page and tell of it; whom it
+//! reaches is what its registration allows (`--network`).
 
 use std::io::{Read as _, Write as _};
 
 use wasip2::exports::http::incoming_handler::Guest;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
-    Fields, IncomingRequest, Method, OutgoingBody, OutgoingRequest, OutgoingResponse,
-    ResponseOutparam, Scheme,
+    ErrorCode, Fields, IncomingBody, IncomingRequest, IncomingResponse, Method, OutgoingBody,
+    OutgoingRequest, OutgoingResponse, ResponseOutparam, Scheme,
 };
+
+/// How much of a page is told, bytes.
+const SHOWN: u64 = 64;
 
 struct Handler;
 
@@ -28,8 +32,9 @@ impl Guest for Handler {
         let params = read(&request);
         let (status, text) = if params.contains("\"fail\"") {
             (422, format!("not with {params}"))
-        } else if params.contains("\"out\"") {
-            (200, format!("{{\"reached\": {}}}", reaches_the_world()))
+        } else if let Some((_, rest)) = params.split_once("\"get\"") {
+            let page = rest.split('"').nth(1).unwrap_or_default();
+            (200, get(page).unwrap_or_else(|error| format!("{{\"error\": {:?}}}", error.to_string())))
         } else {
             (200, format!("{{\"message\": \"Hello over HTTP!\", \"params\": {params}}}"))
         };
@@ -38,13 +43,16 @@ impl Guest for Handler {
 }
 
 fn read(request: &IncomingRequest) -> String {
-    let mut params = String::new();
-    let body = request.consume().expect("the body is taken once");
-    let mut stream = body.stream().expect("the stream is taken once");
-    stream
-        .read_to_string(&mut params)
-        .expect("parameters are UTF-8");
-    params
+    text(request.consume().expect("the body is taken once"), u64::MAX)
+}
+
+/// What a body has in it, up to its end or so many bytes.
+fn text(body: IncomingBody, bytes_max: u64) -> String {
+    let stream = body.stream().expect("the stream is taken once");
+    let mut bytes = Vec::new();
+    // What breaks off is as long as it is.
+    let _ = stream.take(bytes_max).read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn respond(answer: ResponseOutparam, status: u16, text: &str) {
@@ -58,16 +66,26 @@ fn respond(answer: ResponseOutparam, status: u16, text: &str) {
     OutgoingBody::finish(body, None).expect("the body is whole");
 }
 
-fn reaches_the_world() -> bool {
+/// Gets a page, as `HOST[:PORT]/PATH`, and tells its status, where it redirects to, and its text.
+fn get(page: &str) -> Result<String, ErrorCode> {
+    let (authority, path) = page.split_once('/').unwrap_or((page, ""));
     let request = OutgoingRequest::new(Fields::new());
-    let set = request.set_method(&Method::Get).is_ok()
-        && request.set_scheme(Some(&Scheme::Http)).is_ok()
-        && request.set_authority(Some("127.0.0.1:1323")).is_ok()
-        && request.set_path_with_query(Some("/status")).is_ok();
-    assert!(set, "a valid request");
-    let Ok(reply) = outgoing_handler::handle(request, None) else {
-        return false;
-    };
+    let invalid = |()| ErrorCode::HttpRequestUriInvalid;
+    request.set_method(&Method::Get).map_err(invalid)?;
+    request.set_scheme(Some(&Scheme::Http)).map_err(invalid)?;
+    request.set_authority(Some(authority)).map_err(invalid)?;
+    request.set_path_with_query(Some(&format!("/{path}"))).map_err(invalid)?;
+    let reply = outgoing_handler::handle(request, None)?;
     reply.subscribe().block();
-    matches!(reply.get(), Some(Ok(Ok(_))))
+    let response: IncomingResponse = match reply.get() {
+        Some(Ok(response)) => response?,
+        _ => return Err(ErrorCode::InternalError(None)),
+    };
+    let status = response.status();
+    let location = response.headers().get("location").concat();
+    let location = String::from_utf8_lossy(&location).into_owned();
+    let text = text(response.consume().expect("the body is taken once"), SHOWN);
+    Ok(format!(
+        "{{\"status\": {status}, \"location\": {location:?}, \"text\": {text:?}}}"
+    ))
 }

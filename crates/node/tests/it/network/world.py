@@ -1,4 +1,4 @@
-"""The world, in a network namespace of its own: echoes, and a name server that knows one name."""
+"""The world, in a network namespace of its own: echoes, pages, and a name server for all names."""
 
 import socket
 import subprocess
@@ -35,13 +35,91 @@ def udp(host, port, answer):
         server.sendto(answer(data), sender)
 
 
+closed = 0
+
+
+def page(connection):
+    """Each page tells at which address it was found, or does what no page should."""
+    global closed
+    with connection, connection.makefile("rb") as lines:
+        path = lines.readline().split()[1].decode()
+        host = ""
+        while (line := lines.readline().strip()):
+            if line.lower().startswith(b"host:"):
+                host = line[5:].strip().decode()
+        own = connection.getsockname()[0]
+        text, status, more = f"{own} for {host}", "200 OK", ""
+        match path.split("/")[1:]:
+            case ["redirect", to]:
+                status, more = "302 Found", f"Location: http://{to}/\r\n"
+            case ["closed"]:
+                text = str(closed)
+            case ["silent"]:
+                try:
+                    connection.recv(1)
+                except OSError:
+                    pass
+                closed += 1
+                return
+            case ["endless"]:
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                while True:
+                    connection.sendall(b"x" * 65536)
+            case ["head"]:
+                connection.sendall(b"HTTP/1.1 200 OK\r\n")
+                while True:
+                    connection.sendall(b"X: " + b"x" * 8000 + b"\r\n")
+        connection.sendall(
+            f"HTTP/1.1 {status}\r\n{more}Content-Length: {len(text)}\r\n\r\n{text}".encode()
+        )
+
+
+def pages():
+    server = socket.create_server(("0.0.0.0", 8080), backlog=128)
+
+    def serve(connection):
+        try:
+            page(connection)
+        except OSError:
+            pass  # Whoever asked has gone.
+
+    while True:
+        connection, _ = server.accept()
+        threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+
+METADATA = "169.254.169.254"
+asked = 0
+
+
+def addresses(name):
+    """Every name has the world's address, but for those that mean no good."""
+    global asked
+    match name:
+        case "none.example":
+            return []
+        case "metadata.example":
+            return [METADATA]
+        case "both.example":
+            return [METADATA, WORLD]
+        case "rebind.example":
+            asked += 1
+            return [METADATA if asked % 2 == 0 else WORLD]
+    return [WORLD]
+
+
 def resolve(query):
-    """Every name has the world's address; there is no other kind of record."""
+    """There is no other kind of record than addresses."""
     end = query.index(b"\0", 12) + 5
-    known = query[end - 4 : end - 2] == b"\0\1"
-    head = query[:2] + b"\x81\x80\0\1" + (b"\0\1" if known else b"\0\0") + b"\0\0\0\0"
-    record = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton(WORLD)
-    return head + query[12:end] + (record if known else b"")
+    labels, at = [], 12
+    while query[at]:
+        labels.append(query[at + 1 : at + 1 + query[at]].decode())
+        at += 1 + query[at]
+    found = addresses(".".join(labels)) if query[end - 4 : end - 2] == b"\0\1" else []
+    code = b"\x83" if labels == ["none", "example"] else b"\x80"
+    head = query[:2] + b"\x81" + code + b"\0\1" + len(found).to_bytes(2, "big") + b"\0\0\0\0"
+    records = [b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton(it) for it in found]
+    return head + query[12:end] + b"".join(records)
 
 
 sys.stdin.readline()
@@ -52,6 +130,7 @@ for address in (WORLD, "169.254.169.254", "100.100.100.200", "10.9.9.9"):
     ip("addr", "add", address + "/32", "dev", "lo")
 for port in (80, 443):
     threading.Thread(target=tcp, args=(port,), daemon=True).start()
+threading.Thread(target=pages, daemon=True).start()
 for host, port, answer in (
     (WORLD, 7, lambda data: data),
     ("169.254.169.254", 7, lambda data: data),
@@ -67,6 +146,7 @@ while True:
         probe.recv(512)
         socket.create_connection((WORLD, 443)).close()
         socket.create_connection((WORLD, 80)).close()
+        socket.create_connection((WORLD, 8080)).close()
         break
     except OSError:
         pass

@@ -7,6 +7,7 @@ pub(crate) mod http;
 pub(crate) mod machine;
 pub(crate) mod node;
 pub(crate) mod server;
+pub(crate) mod wasm;
 
 pub(crate) use etcd::{Etcd, etcd};
 pub(crate) use function::{Function, javascript, python, zip};

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 use serverledge_sandbox::wasm::WasmBackend;
 use serverledge_sandbox::{
-    Backend as _, CallError, CreateError, FunctionError, Reply, Sandbox, SandboxSpec,
+    Backend as _, CallError, CreateError, FunctionError, NetworkConfig, Reply, Sandbox, SandboxSpec,
 };
 use tempfile::TempDir;
 
@@ -29,7 +29,7 @@ struct Wasm {
 fn wasm() -> Wasm {
     let dir = tempfile::tempdir().unwrap();
     Wasm {
-        backend: WasmBackend::new(dir.path().join("compiled")),
+        backend: WasmBackend::new(dir.path().join("compiled"), NetworkConfig::default()),
         dir,
         ids: AtomicU64::new(1),
     }
