@@ -9,10 +9,16 @@
 mod client;
 mod decode;
 mod optimizer;
+#[macro_use]
 mod wire;
+mod executions;
 
 pub use client::{Client, ClientError, Response};
 pub use decode::{DEPTH_MAX, DecodeError, decode, encode, encode_line};
+pub use executions::{
+    ExecutionList, ExecutionReply, FailureReason, HistoryEvent, HistoryReply, RetryRequest,
+    StartRequest, TaskSuccess, WorkflowSpec,
+};
 pub use optimizer::{
     DecodeProblem, Optimizer, decode_placement, decode_problem, encode_placement, encode_problem,
 };

@@ -53,7 +53,7 @@ macro_rules! wire {
     };
 }
 
-fn in_field<E: serde::de::Error>(field: &str, error: E) -> E {
+pub(crate) fn in_field<E: serde::de::Error>(field: &str, error: E) -> E {
     E::custom(format_args!("field `{field}`: {error}"))
 }
 
@@ -322,6 +322,9 @@ pub struct Problem {
     /// Stack of the function's error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack: Option<String>,
+    /// Everything that is wrong with a definition: pointer, line, column, message, suggestion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diagnostics: Option<serde_json::Value>,
 }
 
 /// For people: what and why, the stack if there is one, what to do.

@@ -22,15 +22,17 @@ mod parse;
 mod path;
 mod random;
 pub mod rehearsal;
+pub mod resource;
 mod template;
 mod timestamp;
 
 pub use context::About;
 pub use diagnostic::{Diagnostic, Severity};
 pub use execution::{
-    Effect, Event, Execution, Invocation, Limits, Outcome, Purpose, Record, Start, TaskId,
+    Detail, Effect, Event, Execution, Invocation, Limits, Outcome, Purpose, Record, Start, TaskId,
 };
 pub use failure::Dialect;
 pub use machine::Machine;
 pub use parse::{Checked, check_text, check_value};
 pub use random::Random;
+pub use timestamp::text as timestamp;

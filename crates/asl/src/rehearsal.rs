@@ -209,6 +209,7 @@ impl Stage<'_> {
             dialect: self.options.dialect,
             limits: self.options.limits,
             seed: self.options.seed,
+            tokens: String::new(),
         });
         let mut history = Vec::new();
         let mut answers: BTreeMap<(i64, TaskId), Answer> = BTreeMap::new();

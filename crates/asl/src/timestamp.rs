@@ -68,8 +68,8 @@ fn offset(zone: &str) -> Option<i64> {
     }
 }
 
-/// The time with milliseconds and `Z`.
-pub(crate) fn text(milliseconds: i64) -> String {
+/// A time in milliseconds since the epoch, as RFC 3339 writes it, with `Z`.
+pub fn text(milliseconds: i64) -> String {
     let (days, rest) = (
         milliseconds.div_euclid(86_400_000),
         milliseconds.rem_euclid(86_400_000),

@@ -215,6 +215,19 @@ impl Scheduler {
         GiveUp::Dropped
     }
 
+    /// Whoever made a call wants it no more. `false` if it doesn't wait (any more): if it was given a
+    /// sandbox, that is to be completed as [`Outcome::Unused`].
+    pub fn withdraw(&mut self, call: CallId, now: Timestamp, actions: &mut Vec<Action>) -> bool {
+        let Some(Waiting { function, .. }) = self.waiting.remove(call) else {
+            return false;
+        };
+        if let Some(pool) = self.pools.get_mut(&function) {
+            pool.queue.retain(|waiting| *waiting != call);
+        }
+        self.settle(function, now, actions);
+        true
+    }
+
     /// A sandbox is up.
     pub fn ready(&mut self, id: SandboxId, now: Timestamp, actions: &mut Vec<Action>) {
         let Some(sandbox) = self.sandboxes.get_mut(&id) else {

@@ -283,7 +283,7 @@ async fn attempt(
 }
 
 /// Runs the call where the policy wants it. `count` is awaited before it begins.
-async fn run_call(
+pub(crate) async fn run_call(
     node: &Arc<Node>,
     function: &Arc<Function>,
     invocation: Invocation,

@@ -21,6 +21,7 @@ pub mod pool;
 mod prestart;
 mod status;
 pub mod store;
+pub mod workflows;
 
 /// An error with its causes, in one line.
 #[must_use]

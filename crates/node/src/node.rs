@@ -30,6 +30,7 @@ use crate::invoke::Report;
 use crate::launch::Launcher;
 use crate::pool::Pool;
 use crate::store::Store;
+use crate::workflows::{self, Workflows};
 
 /// A running node: the parts that requests use.
 pub struct Node {
@@ -43,6 +44,8 @@ pub struct Node {
     pub pool: Arc<Pool>,
     /// Asynchronous calls and their results.
     pub async_calls: AsyncCalls,
+    /// Workflows and their executions.
+    pub workflows: Workflows,
     pub(crate) store: Arc<Store>,
     pub(crate) code: Arc<CodeStore>,
     pub(crate) fetcher: Fetcher,
@@ -126,12 +129,14 @@ impl Node {
             .map_or_else(|| node_key(path), Ok)?;
         let api = &config.api;
         let bodies_max = api.bodies_max.max(api.body_max).max(api.create_body_max);
+        let workflows = Workflows::open(&store, config.workflow.concurrency)?;
         let node = Self {
             room: Room::new(bodies_max),
             identity: Identity::new(config.registry.area.clone(), key),
             catalog: Catalog::default(),
             pool,
             async_calls,
+            workflows,
             store,
             code,
             fetcher: Fetcher::new(config.code.url.limits()),
@@ -162,6 +167,7 @@ impl Node {
         info!(%address, node = self.identity.key, functions = self.catalog.names().len(), "ready");
         let janitor = tokio::spawn(janitor(Arc::clone(&self)));
         let dispatcher = tokio::spawn(async_calls::run(Arc::clone(&self), queue));
+        let wakes = tokio::spawn(workflows::run(Arc::clone(&self)));
 
         let told_to_stop = async {
             stop.recv().await;
@@ -175,7 +181,12 @@ impl Node {
         // start, and so do those that are cut short.
         self.stopping.cancel();
         self.pool.drain();
-        let mut running = pin!(async { tokio::join!(requests.shutdown(), dispatcher) });
+        let mut running = pin!(async {
+            tokio::join!(requests.shutdown(), dispatcher, async {
+                let _ = wakes.await;
+                self.workflows.close().await;
+            })
+        });
         let drain = self.config.shutdown.drain;
         let drained = tokio::select! {
             _ = &mut running => true,
@@ -459,6 +470,10 @@ async fn janitor(node: Arc<Node>) {
         node.pool.expire();
         if let Err(error) = node.store.sweep(crate::invoke::unix_now() as u64).await {
             warn!(error = %crate::chain(&error), "expired results could not be removed");
+        }
+        let now = crate::invoke::unix_now() as u64;
+        if let Err(error) = node.store.sweep_executions(now).await {
+            warn!(error = %crate::chain(&error), "expired executions could not be removed");
         }
         let current = |id: FunctionId, name: &str| {
             node.catalog

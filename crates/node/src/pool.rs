@@ -5,6 +5,8 @@
 //! back as events. What is *not* here: any decision. Which sandbox, which victim, whether to wait:
 //! that is `serverledge_core::Scheduler`.
 
+mod waiter;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -189,66 +191,6 @@ impl Pool {
         Ok(lease)
     }
 
-    /// Waits for the scheduler's answer, and tells it when the call's timers fire.
-    async fn wait(
-        self: &Arc<Self>,
-        call: CallId,
-        mut granted: oneshot::Receiver<Result<Granted, Refusal>>,
-        (mut rejudge_at, mut give_up_at): (Timestamp, Timestamp),
-    ) -> Result<Lease, Refusal> {
-        loop {
-            let wake_at = rejudge_at.min(give_up_at);
-            tokio::select! {
-                biased;
-                answer = &mut granted => {
-                    let granted = answer.unwrap_or(Err(Refusal::ShuttingDown))?;
-                    return Ok(self.lease(granted));
-                }
-                () = tokio::time::sleep_until(self.instant(wake_at).into()) => {
-                    if wake_at >= give_up_at {
-                        give_up_at = self.give_up(call);
-                    } else {
-                        rejudge_at = self.rejudge(call);
-                    }
-                }
-            }
-        }
-    }
-
-    /// A waiting call is judged again. Returns when to do so next.
-    fn rejudge(self: &Arc<Self>, call: CallId) -> Timestamp {
-        let now = self.now();
-        let mut state = self.lock();
-        let State {
-            scheduler, actions, ..
-        } = &mut *state;
-        let next = scheduler.rejudge(call, now, actions);
-        self.perform(&mut state);
-        next.unwrap_or(NEVER)
-    }
-
-    /// The deadline of a waiting call passed. Returns when to ask again.
-    fn give_up(self: &Arc<Self>, call: CallId) -> Timestamp {
-        let now = self.now();
-        let mut state = self.lock();
-        let State {
-            scheduler, actions, ..
-        } = &mut *state;
-        let next = match scheduler.give_up(call, now, actions) {
-            GiveUp::Postponed(until) => until,
-            GiveUp::Answered => NEVER,
-            GiveUp::Dropped => {
-                if let Some(waiting) = state.waiting.remove(&call) {
-                    let late = Refusal::Dropped(DropReason::QueueTimeout);
-                    let _ = waiting.grant.send(Err(late));
-                }
-                NEVER
-            }
-        };
-        self.perform(&mut state);
-        next
-    }
-
     /// Starts up to `count` sandboxes that nobody waits for; the number that came up.
     pub async fn prewarm(self: &Arc<Self>, function: &Arc<Function>, count: usize) -> usize {
         let now = self.now();
@@ -400,7 +342,7 @@ impl Pool {
                     call,
                     sandbox: id,
                     cold,
-                } => dispatch(state, call, id, cold),
+                } => waiter::dispatch(state, call, id, cold),
                 Action::Refuse { call, reason } => {
                     if let Some(waiting) = state.waiting.remove(&call) {
                         let _ = waiting.grant.send(Err(Refusal::Dropped(reason)));
@@ -601,46 +543,11 @@ impl Pool {
     }
 }
 
-/// For a timer that has nothing to do any more: the answer is on its way.
-const NEVER: Timestamp = Timestamp(FAR_AWAY);
-
 /// Later than any timer that matters.
 const FAR_AWAY: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// From a start to that of the sandbox which takes the place of the one it used up.
 const REFILL_AFTER: Duration = Duration::from_millis(5);
-
-/// Between an arrival and the start it ordered lies less.
-const ORDERED_AT_ONCE: Duration = Duration::from_millis(1);
-
-/// Hands a sandbox to a waiting call.
-fn dispatch(state: &mut State, call: CallId, id: SandboxId, cold: bool) {
-    let Some(waiting) = state.waiting.remove(&call) else {
-        return;
-    };
-    let Some(entry) = state.sandboxes.get(&id) else {
-        return;
-    };
-    let Some(sandbox) = entry.sandbox.clone() else {
-        return;
-    };
-    let waited_until = if cold { entry.ordered } else { Instant::now() };
-    let queueing = waited_until.saturating_duration_since(waiting.since);
-    // A start that was ordered when the call arrived was not waited for in a queue.
-    let queueing = if cold && queueing < ORDERED_AT_ONCE {
-        Duration::ZERO
-    } else {
-        queueing
-    };
-    // The waiter's task holds the receiver until it is answered; if it is gone (runtime shutting
-    // down), the sandbox goes with the pool.
-    let _ = waiting.grant.send(Ok(Granted {
-        id,
-        sandbox,
-        cold,
-        queueing,
-    }));
-}
 
 impl Lease {
     /// The sandbox to run in.

@@ -84,9 +84,10 @@ impl Stepper<'_> {
         let activity = std::mem::replace(&mut thread.activity, Activity::Running);
         let step = match (activity, &state.kind) {
             (Activity::Branches(branches), _) => {
-                for id in branches.threads {
-                    self.end(id);
+                for id in &branches.threads {
+                    self.end(*id);
                 }
+                self.wreck.keep_work(&thread, Activity::Branches(branches));
                 self.record(&mut thread, "ParallelStateFailed");
                 Err(failure)
             }
@@ -104,19 +105,20 @@ impl Stepper<'_> {
             return false;
         };
         self.clear_timer(&mut thread);
-        match thread.activity {
+        match &thread.activity {
             Activity::Task(attempt) => {
                 self.x.tasks.remove(&attempt.task);
                 self.effects.push(Effect::Cancel(attempt.task));
             }
             Activity::Branches(branches) => {
-                for id in branches.threads {
-                    self.end(id);
+                for id in &branches.threads {
+                    self.end(*id);
                 }
             }
-            Activity::Mapping(mapping) => self.end_mapping(&mapping),
+            Activity::Mapping(mapping) => self.end_mapping(mapping),
             Activity::Running | Activity::Waiting | Activity::Backoff => {}
         }
+        self.wreck.keep(thread);
         true
     }
 }

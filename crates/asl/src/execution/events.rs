@@ -2,7 +2,9 @@
 
 use super::thread::Thread;
 use super::{Effect, Stepper};
+use crate::failure::{self, Failure};
 use crate::machine::{Kind, State};
+use crate::template::Data;
 
 /// One event of an execution's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,20 +17,80 @@ pub struct Record {
     pub state: Option<String>,
     /// When, in milliseconds since the epoch.
     pub time: i64,
+    /// What else there is to say.
+    pub detail: Detail,
+}
+
+/// What an event of the history is about, besides its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Detail {
+    /// Nothing else.
+    None,
+    /// What a state or the execution begins with.
+    Input(Data),
+    /// What it ends with.
+    Output(Data),
+    /// A task that is handed out.
+    Task {
+        /// `Resource` of the state.
+        resource: String,
+        /// The effective input.
+        arguments: Data,
+    },
+    /// Why it failed.
+    Failure {
+        /// Name of the error.
+        error: Option<String>,
+        /// Explanation.
+        cause: Option<String>,
+    },
+    /// The iteration of a Map.
+    Index(usize),
+}
+
+impl Detail {
+    pub(super) fn failure(failure: &Failure) -> Self {
+        let error = match &failure.kind {
+            failure::Kind::Named(name) => name.clone(),
+            failure::Kind::Fault(_) => None,
+        };
+        Self::Failure {
+            error,
+            cause: failure.cause.clone(),
+        }
+    }
 }
 
 impl Stepper<'_> {
     /// Adds an event; gives its id.
     pub(super) fn record(&mut self, thread: &mut Thread, kind: &'static str) -> u64 {
+        self.record_with(thread, kind, || Detail::None)
+    }
+
+    pub(super) fn record_with(
+        &mut self,
+        thread: &mut Thread,
+        kind: &'static str,
+        detail: impl FnOnce() -> Detail,
+    ) -> u64 {
         thread.events += 1;
         if thread.is_silent() {
             self.x.events += 1;
             return thread.events;
         }
-        self.note(Some(thread.state), kind)
+        self.note_with(Some(thread.state), kind, detail())
     }
 
     pub(super) fn note(&mut self, state: Option<usize>, kind: &'static str) -> u64 {
+        self.note_with(state, kind, Detail::None)
+    }
+
+    pub(super) fn note_with(
+        &mut self,
+        state: Option<usize>,
+        kind: &'static str,
+        detail: Detail,
+    ) -> u64 {
         self.x.events += 1;
         let state = state.map(|state| self.machine.states[state].name.clone());
         self.effects.push(Effect::Record(Record {
@@ -36,6 +98,7 @@ impl Stepper<'_> {
             kind,
             state,
             time: self.now,
+            detail,
         }));
         self.x.events
     }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::flow::{Flow, Step};
 use super::thread::{Activity, Thread};
 use super::views::Extra;
-use super::{Outcome, Stepper};
+use super::{Detail, Outcome, Stepper};
 use crate::failure::{Dialect, Failure, Fault, Kind};
 use crate::machine::{self, Catcher, Next, Retrier, State};
 
@@ -163,7 +163,9 @@ impl Stepper<'_> {
 
     /// A thread has failed, and with it what it is part of.
     pub(super) fn thread_failed(&mut self, thread: Thread, failure: Failure) {
-        match thread.parent {
+        let parent = thread.parent;
+        self.wreck.keep(thread);
+        match parent {
             Some(parent) => self.child_failed(parent, failure),
             None => self.fail_execution(failure),
         }
@@ -171,7 +173,7 @@ impl Stepper<'_> {
 
     pub(super) fn fail_execution(&mut self, failure: Failure) {
         let error = error_name(&failure).map(str::to_owned);
-        self.note(None, "ExecutionFailed");
+        self.note_with(None, "ExecutionFailed", Detail::failure(&failure));
         self.finish_execution(Outcome::Failed {
             error,
             cause: failure.cause,

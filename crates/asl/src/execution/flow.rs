@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::thread::{Activity, Thread};
 use super::views::Extra;
-use super::{Outcome, Stepper, events};
+use super::{Detail, Outcome, Stepper, events};
 use crate::choice::{self, Rule};
 use crate::failure::{Failure, Fault};
 use crate::machine::{Kind, Next, State, Wait};
@@ -36,6 +36,8 @@ impl Stepper<'_> {
                 Ok(Flow::Enter) => {
                     if let Some(failure) = self.exhausted(&thread) {
                         self.abandon();
+                        // It would reach the limit again.
+                        self.wreck.clear();
                         return self.fail_execution(failure);
                     }
                     self.enter(&mut thread);
@@ -48,7 +50,10 @@ impl Stepper<'_> {
                 }
                 Ok(Flow::Ended(output)) => return self.ended(thread, output),
                 Err(failure) => match self.recover(&mut thread, failure) {
-                    Ok(flow) => Ok(flow),
+                    Ok(flow) => {
+                        self.wreck.clear();
+                        Ok(flow)
+                    }
                     Err(failure) => return self.thread_failed(thread, failure),
                 },
             };
@@ -79,7 +84,9 @@ impl Stepper<'_> {
         thread.attempts.clear();
         thread.retries = 0;
         thread.activity = Activity::Running;
-        thread.entered_event = self.record(thread, events::entered(state));
+        let input = thread.input.clone();
+        thread.entered_event =
+            self.record_with(thread, events::entered(state), || Detail::Input(input));
     }
 
     fn work(&mut self, thread: &mut Thread) -> Step {
@@ -169,7 +176,9 @@ impl Stepper<'_> {
             self.check_size(thread, value)?;
         }
         thread.variables.extend(assigned);
-        self.record(thread, events::exited(state));
+        self.record_with(thread, events::exited(state), || {
+            Detail::Output(output.clone())
+        });
         match next {
             Next::State(next) => {
                 thread.state = next;
@@ -296,7 +305,8 @@ impl Stepper<'_> {
         match thread.parent {
             Some(parent) => self.child_succeeded(parent, output),
             None => {
-                self.note(None, "ExecutionSucceeded");
+                let detail = Detail::Output(output.clone());
+                self.note_with(None, "ExecutionSucceeded", detail);
                 self.finish_execution(Outcome::Succeeded(output));
             }
         }

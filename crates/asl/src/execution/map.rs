@@ -9,7 +9,7 @@ use serde_json::{Map as Object, Value, json};
 use super::flow::{Flow, Step};
 use super::thread::{Activity, Attempt, Parent, Thread, ThreadId};
 use super::views::Extra;
-use super::{Effect, Invocation, Purpose, Stepper, items};
+use super::{Detail, Effect, Invocation, Purpose, Stepper, items};
 use crate::choice;
 use crate::context::Item;
 use crate::failure::{Dialect, Failure, Fault};
@@ -33,6 +33,10 @@ pub(super) struct Mapping {
     active: BTreeMap<usize, ThreadId>,
     outputs: Vec<Option<Data>>,
     failed: usize,
+    /// Which those are; in a distributed Map that has gone on.
+    lost: Vec<usize>,
+    /// Those to be run again, before the next.
+    again: Vec<usize>,
     /// Size of the outputs so far.
     bytes: usize,
     source: String,
@@ -52,6 +56,23 @@ struct Unit {
     value: Data,
     /// Whether it is an iteration's input as it stands: a batch.
     is_input: bool,
+}
+
+impl Mapping {
+    /// Whether its items are known: it isn't reading them.
+    pub(super) fn has_items(&self) -> bool {
+        !matches!(self.stage, Stage::Reading(_))
+    }
+
+    /// The iteration to begin next.
+    fn take_next(&mut self) -> Option<usize> {
+        if let Some(index) = self.again.pop() {
+            return Some(index);
+        }
+        let index = self.next;
+        (index < self.units.len()).then(|| self.next += 1)?;
+        Some(index)
+    }
 }
 
 impl Unit {
@@ -75,6 +96,8 @@ impl Stepper<'_> {
             active: BTreeMap::new(),
             outputs: Vec::new(),
             failed: 0,
+            lost: Vec::new(),
+            again: Vec::new(),
             bytes: 0,
             source: "STATE_DATA".to_owned(),
         });
@@ -202,11 +225,12 @@ impl Stepper<'_> {
         map: &Map,
         mut mapping: Box<Mapping>,
     ) -> Step {
-        while mapping.next < mapping.units.len() && mapping.active.len() < mapping.limit {
-            let index = mapping.next;
-            mapping.next += 1;
+        while mapping.active.len() < mapping.limit {
+            let Some(index) = mapping.take_next() else {
+                break;
+            };
             if map.distributed.is_none() {
-                self.mark(thread, "MapIterationStarted");
+                self.mark(thread, "MapIterationStarted", index);
             }
             match self.iteration(thread, state, map, &mapping, index) {
                 Ok(id) => mapping.active.insert(index, id),
@@ -351,7 +375,7 @@ impl Stepper<'_> {
             return Err(failure);
         }
         if map.distributed.is_none() {
-            self.mark(thread, "MapIterationSucceeded");
+            self.mark(thread, "MapIterationSucceeded", index);
         }
         self.iterate(thread, state, map, mapping)
     }
@@ -365,22 +389,28 @@ impl Stepper<'_> {
         index: usize,
         failure: Failure,
     ) -> Step {
-        mapping.active.remove(&index);
         let Some(distributed) = &map.distributed else {
-            self.mark(thread, "MapIterationFailed");
-            for id in std::mem::take(&mut mapping.active).into_values() {
-                self.end(id);
-                self.mark(thread, "MapIterationAborted");
+            self.mark(thread, "MapIterationFailed", index);
+            for (other, id) in &mapping.active {
+                if *other != index {
+                    self.end(*id);
+                    self.mark(thread, "MapIterationAborted", *other);
+                }
             }
+            self.wreck.keep_work(thread, Activity::Mapping(mapping));
             self.record(thread, "MapStateFailed");
             return Err(failure);
         };
+        mapping.active.remove(&index);
         mapping.failed += 1;
+        mapping.lost.push(index);
         mapping.outputs[index] = Some(Arc::new(self.error_output(&failure)));
         if self.tolerates(thread, state, distributed, &mapping)? {
+            self.wreck.clear();
             return self.iterate(thread, state, map, mapping);
         }
         self.end_mapping(&mapping);
+        self.wreck.keep_work(thread, Activity::Mapping(mapping));
         self.record(thread, "MapRunFailed");
         self.record(thread, "MapStateFailed");
         let cause = "The specified tolerated failure threshold was exceeded";
@@ -423,10 +453,14 @@ impl Stepper<'_> {
         map: &Map,
         mut mapping: Box<Mapping>,
     ) -> Step {
-        let outputs = std::mem::take(&mut mapping.outputs);
+        let writer = map.distributed.as_ref().and_then(|one| one.writer.as_ref());
+        let outputs = match writer.is_some_and(|writer| writer.resource.is_some()) {
+            // Kept, should the writer fail.
+            true => mapping.outputs.clone(),
+            false => std::mem::take(&mut mapping.outputs),
+        };
         let outputs = outputs.into_iter().flatten().map(Arc::unwrap_or_clone);
         let mut outputs: Vec<Value> = outputs.collect();
-        let writer = map.distributed.as_ref().and_then(|one| one.writer.as_ref());
         if let Some(writer) = writer {
             if writer.flattens {
                 outputs = items::flattened(outputs);
@@ -500,16 +534,41 @@ impl Stepper<'_> {
     pub(super) fn map_refused(
         &mut self,
         thread: &mut Thread,
-        mapping: &Mapping,
+        mapping: Box<Mapping>,
         failure: Failure,
     ) -> Failure {
         self.record(thread, "MapRunFailed");
         self.record(thread, "MapStateFailed");
         let error = match mapping.stage {
-            Stage::Writing(_) => "States.ResultWriterFailed",
+            Stage::Writing(_) => {
+                self.wreck.keep_work(thread, Activity::Mapping(mapping));
+                "States.ResultWriterFailed"
+            }
             _ => "States.ItemReaderFailed",
         };
         Failure::named(Some(error.to_owned()), failure.cause)
+    }
+
+    /// Goes on with what a failed Map has left to do.
+    pub(super) fn resume_map(
+        &mut self,
+        thread: &mut Thread,
+        state: &State,
+        map: &Map,
+        mut mapping: Box<Mapping>,
+    ) -> Step {
+        // It may have ended only after that.
+        if let Stage::Writing(_) = mapping.stage {
+            return self.write(thread, state, map, mapping);
+        }
+        mapping.failed = 0;
+        mapping.again = std::mem::take(&mut mapping.lost);
+        // From the first to the last.
+        mapping.again.sort_unstable_by(|a, b| b.cmp(a));
+        for index in &mapping.again {
+            mapping.outputs[*index] = None;
+        }
+        self.iterate(thread, state, map, mapping)
     }
 
     /// Ends all iterations, or the reading or writing.
@@ -524,11 +583,11 @@ impl Stepper<'_> {
     }
 
     /// An event of the Map that doesn't count as a step of its scope.
-    fn mark(&mut self, thread: &Thread, kind: &'static str) {
+    fn mark(&mut self, thread: &Thread, kind: &'static str, index: usize) {
         if thread.is_silent() {
             self.x.events += 1;
         } else {
-            self.note(Some(thread.state), kind);
+            self.note_with(Some(thread.state), kind, Detail::Index(index));
         }
     }
 }

@@ -10,6 +10,7 @@ mod failures;
 mod flow;
 mod items;
 mod map;
+mod redrive;
 mod tasks;
 mod thread;
 mod views;
@@ -26,8 +27,9 @@ use crate::machine::Machine;
 use crate::number;
 use crate::random::Random;
 use crate::template::Data;
-pub use events::Record;
+pub use events::{Detail, Record};
 use flow::Flow;
+use redrive::Wreck;
 use thread::{Thread, ThreadId};
 
 /// Deepest nesting of data. Readers of JSON stop at 128, and a stored execution adds some levels.
@@ -60,7 +62,7 @@ impl Default for Limits {
 }
 
 /// What an execution is started with.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Start {
     /// What the context object says of it.
     pub about: About,
@@ -72,10 +74,12 @@ pub struct Start {
     pub limits: Limits,
     /// Seed of all randomness.
     pub seed: u64,
+    /// What the tokens of its tasks begin with, so that it can be found by them.
+    pub tokens: String,
 }
 
 /// What happens to an execution.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// It begins. The first event, once.
     Started,
@@ -102,6 +106,8 @@ pub enum Event {
     },
     /// The time that [`Execution::wake_at`] named has come.
     Woken,
+    /// It failed, timed out or was stopped, and goes on where that happened.
+    Redriven,
     /// Somebody stops it.
     Stopped {
         /// Name of the error to give as the reason.
@@ -199,6 +205,9 @@ pub struct Execution {
     ids: u64,
     events: u64,
     outcome: Option<Outcome>,
+    tokens: String,
+    /// What was under way when it failed.
+    fallen: BTreeMap<ThreadId, Thread>,
 }
 
 impl Execution {
@@ -218,6 +227,8 @@ impl Execution {
             ids: 0,
             events: 0,
             outcome: None,
+            tokens: start.tokens,
+            fallen: BTreeMap::new(),
         }
     }
 
@@ -238,7 +249,7 @@ impl Execution {
     /// Takes an event in at a time, in milliseconds since the epoch. Events for tasks whose end is
     /// no longer awaited change nothing.
     pub fn step(&mut self, machine: &Machine, event: Event, now: i64) -> Vec<Effect> {
-        if self.outcome.is_some() {
+        if self.outcome.is_some() && event != Event::Redriven {
             return Vec::new();
         }
         let mut stepper = Stepper {
@@ -247,6 +258,7 @@ impl Execution {
             now,
             effects: Vec::new(),
             ready: VecDeque::new(),
+            wreck: Wreck::default(),
         };
         stepper.take(event);
         stepper.run();
@@ -262,6 +274,8 @@ struct Stepper<'a> {
     effects: Vec<Effect>,
     /// Threads to go on with, in this order.
     ready: VecDeque<ThreadId>,
+    /// What a failure on its way up has destroyed.
+    wreck: Wreck,
 }
 
 impl Stepper<'_> {
@@ -280,9 +294,14 @@ impl Stepper<'_> {
             }
             Event::Heartbeat { task } => self.heartbeat(task),
             Event::Woken => {}
+            Event::Redriven => self.redrive(),
             Event::Stopped { error, cause } => {
                 self.abandon();
-                self.note(None, "ExecutionAborted");
+                let detail = Detail::Failure {
+                    error: error.clone(),
+                    cause: cause.clone(),
+                };
+                self.note_with(None, "ExecutionAborted", detail);
                 self.finish_execution(Outcome::Aborted { error, cause });
             }
         }
@@ -290,11 +309,9 @@ impl Stepper<'_> {
 
     fn start(&mut self) {
         self.x.started = self.now;
-        let timeout = self.machine.timeout_seconds;
-        let timeout = timeout.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX));
-        self.x.deadline =
-            timeout.map(|seconds| self.now.saturating_add(seconds.saturating_mul(1_000)));
-        self.note(None, "ExecutionStarted");
+        self.set_deadline();
+        let input = Detail::Input(self.x.input.clone());
+        self.note_with(None, "ExecutionStarted", input);
         let root = Thread::root(self.x.input.clone(), self.machine.scopes[0].start);
         self.x.ids = 1;
         if let Err(failure) = self.check_size(&root, &root.input) {
@@ -304,6 +321,13 @@ impl Stepper<'_> {
         }
         self.ready.push_back(root.id);
         self.x.threads.insert(root.id, root);
+    }
+
+    fn set_deadline(&mut self) {
+        let timeout = self.machine.timeout_seconds;
+        let timeout = timeout.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX));
+        self.x.deadline =
+            timeout.map(|seconds| self.now.saturating_add(seconds.saturating_mul(1_000)));
     }
 
     fn run(&mut self) {
@@ -375,13 +399,20 @@ impl Stepper<'_> {
         for task in std::mem::take(&mut self.x.tasks).into_keys() {
             self.effects.push(Effect::Cancel(task));
         }
-        self.x.threads.clear();
+        for thread in std::mem::take(&mut self.x.threads).into_values() {
+            self.wreck.keep(thread);
+        }
         self.x.timers.clear();
         self.ready.clear();
     }
 
     fn finish_execution(&mut self, outcome: Outcome) {
         self.x.deadline = None;
+        let wreck = std::mem::take(&mut self.wreck);
+        self.x.fallen = match outcome {
+            Outcome::Succeeded(_) => BTreeMap::new(),
+            _ => wreck.into_threads(),
+        };
         self.x.outcome = Some(outcome.clone());
         self.effects.push(Effect::Finished(outcome));
     }

@@ -1,11 +1,13 @@
 //! Task states, and whatever else waits for the outside.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::flow::{Flow, Step};
 use super::thread::{Activity, Attempt, Thread};
 use super::views::Extra;
-use super::{Effect, Invocation, Purpose, Stepper, TaskId, events};
+use super::{Detail, Effect, Invocation, Purpose, Stepper, TaskId, events};
 use crate::failure::{Dialect, Failure, Fault};
 use crate::machine::{Kind, State, Task};
 
@@ -16,7 +18,8 @@ impl Stepper<'_> {
     pub(super) fn invoke(&mut self, thread: &mut Thread, state: &State, task: &Task) -> Step {
         let awaits_callback = task.resource.ends_with(".waitForTaskToken");
         let is_activity = task.resource.contains(":activity:");
-        let token = (awaits_callback || is_activity).then(|| self.x.random.uuid());
+        let token = (awaits_callback || is_activity)
+            .then(|| format!("{}{}", self.x.tokens, self.x.random.uuid()));
         let input = self.effective_input(thread, state)?;
         let arguments = self.arguments(thread, state, token.as_deref())?;
         let timeout = match &task.timeout {
@@ -45,7 +48,10 @@ impl Stepper<'_> {
             token,
         };
         let names = events::of_task(&task.resource);
-        self.record(thread, names.scheduled);
+        self.record_with(thread, names.scheduled, || Detail::Task {
+            resource: task.resource.clone(),
+            arguments: invocation.arguments.clone(),
+        });
         self.record(thread, names.started);
         if let Some(submitted) = names.submitted {
             self.record(thread, submitted);
@@ -103,11 +109,14 @@ impl Stepper<'_> {
             }
             (_, Kind::Task(task)) => match self.check_size(&thread, &output) {
                 Ok(()) => {
-                    self.record(&mut thread, events::of_task(&task.resource).succeeded);
-                    self.complete(&mut thread, state, output.into())
+                    let output = Arc::new(output);
+                    let succeeded = events::of_task(&task.resource).succeeded;
+                    self.record_with(&mut thread, succeeded, || Detail::Output(output.clone()));
+                    self.complete(&mut thread, state, output)
                 }
                 Err(failure) => {
-                    self.record(&mut thread, events::of_task(&task.resource).failed);
+                    let failed = events::of_task(&task.resource).failed;
+                    self.record_with(&mut thread, failed, || Detail::failure(&failure));
                     Err(failure)
                 }
             },
@@ -121,10 +130,11 @@ impl Stepper<'_> {
         let activity = std::mem::replace(&mut thread.activity, Activity::Running);
         let failure = match (activity, &state.kind) {
             (_, Kind::Task(task)) => {
-                self.record(&mut thread, events::of_task(&task.resource).failed);
+                let failed = events::of_task(&task.resource).failed;
+                self.record_with(&mut thread, failed, || Detail::failure(&failure));
                 failure
             }
-            (Activity::Mapping(mapping), _) => self.map_refused(&mut thread, &mapping, failure),
+            (Activity::Mapping(mapping), _) => self.map_refused(&mut thread, mapping, failure),
             _ => failure,
         };
         self.go(thread, Err(failure));

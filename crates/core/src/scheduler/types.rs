@@ -114,6 +114,8 @@ pub enum DropReason {
 pub enum Outcome {
     /// As good as new, whether the function succeeded or not.
     Done,
+    /// As it was: the call was withdrawn before it began.
+    Unused,
     /// Nobody knows: to be destroyed.
     Broken,
     /// Still running the call: takes no other, and is destroyed when those it has are over.

@@ -20,6 +20,7 @@ enum Event {
     Died(usize),
     Rejudge(usize),
     GiveUp(usize),
+    Withdraw(usize),
     Prewarm(u64, usize),
     Spare(bool),
     Retire(u64),
@@ -36,6 +37,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..8_usize).prop_map(Event::Died),
         3 => (0..8_usize).prop_map(Event::Rejudge),
         1 => (0..8_usize).prop_map(Event::GiveUp),
+        1 => (0..8_usize).prop_map(Event::Withdraw),
         1 => (0..5_u64, 0..4_usize).prop_map(|(f, n)| Event::Prewarm(f, n)),
         2 => any::<bool>().prop_map(Event::Spare),
         1 => (0..5_u64).prop_map(Event::Retire),
@@ -70,6 +72,7 @@ fn apply(world: &mut World, revisions: &mut [u64; 5], event: Event) {
                 let outcome = match outcome {
                     0 => Outcome::Broken,
                     1 => Outcome::TimedOut,
+                    2 => Outcome::Unused,
                     _ => Outcome::Done,
                 };
                 world.complete(call, outcome);
@@ -88,6 +91,12 @@ fn apply(world: &mut World, revisions: &mut [u64; 5], event: Event) {
                 let waits = world.waiting.contains_key(&call);
                 let later = again.is_none_or(|again| again > world.now);
                 assert!(later && (again.is_some() || !waits), "no next judgement");
+            }
+        }
+        Event::Withdraw(index) => {
+            let waiting: Vec<u64> = world.waiting.keys().copied().collect();
+            if let Some(call) = pick(&waiting, index) {
+                assert!(world.withdraw(call));
             }
         }
         Event::GiveUp(index) => {

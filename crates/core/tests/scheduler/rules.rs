@@ -180,6 +180,26 @@ fn a_late_call_is_given_up_once_and_never_runs() {
 }
 
 #[test]
+fn a_call_that_is_withdrawn_leaves_its_sandbox_to_others() {
+    let mut world = World::new(SchedulerConfig {
+        memory_mb: 100,
+        ..config()
+    });
+    let (running, _) = world.arrive(0, false);
+    world.ready(1);
+    let (gone, _) = world.arrive(0, false);
+    let (next, _) = world.arrive(0, false);
+    assert!(world.withdraw(gone));
+    world.complete(running, Outcome::Done);
+    assert!(world.running.contains_key(&next));
+    // One that has just been given a sandbox gives it back as it is.
+    assert!(!world.withdraw(next));
+    world.complete(next, Outcome::Unused);
+    assert_eq!(world.arrive(0, false).1, Decision::Start(SandboxId(1)));
+    assert_eq!(world.waiting.len(), 0);
+}
+
+#[test]
 fn a_call_whose_sandbox_still_starts_is_not_given_up() {
     let mut world = World::new(config());
     let (call, _) = world.arrive(0, false);

@@ -278,6 +278,20 @@ impl World {
         answer
     }
 
+    /// Whoever made the call goes, whether it waits or has just been given a sandbox.
+    pub(crate) fn withdraw(&mut self, call: u64) -> bool {
+        let waited = self
+            .scheduler
+            .withdraw(CallId(call), self.now, &mut self.actions);
+        assert_eq!(waited, self.waiting.contains_key(&call));
+        if waited {
+            self.waiting.remove(&call);
+            self.end(call);
+        }
+        self.perform();
+        waited
+    }
+
     pub(crate) fn died(&mut self, sandbox: u64) {
         self.scheduler
             .died(SandboxId(sandbox), self.now, &mut self.actions);

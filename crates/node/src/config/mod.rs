@@ -24,7 +24,7 @@ pub use self::keys::{KeyDoc, describe};
 pub use self::sections::{
     Api, Async, Code, CodeUrl, Config, Container, Etcd, Function, Image, Isolation, Janitor,
     LogFormat, Network, Registry, RuntimeConfig, Sandbox, SandboxBackend, Scheduler, Shutdown,
-    Storage,
+    Storage, Workflow,
 };
 use self::value::Scalar;
 

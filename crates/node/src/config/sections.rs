@@ -36,6 +36,8 @@ pub struct Config {
     pub image: Image,
     /// Asynchronous calls: `async.*`.
     pub async_calls: Async,
+    /// Workflows: `workflow.*`.
+    pub workflow: Workflow,
     /// Stopping: `shutdown.*`.
     pub shutdown: Shutdown,
     /// What the nodes of a fleet share: `etcd.*`.
@@ -405,6 +407,42 @@ impl Default for Async {
             pending_max: 100_000,
             concurrency: 64,
             attempts_max: 5,
+        }
+    }
+}
+
+/// Workflows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Workflow {
+    /// How long executions are kept after their end; 7 days.
+    pub retention: Duration,
+    /// Standard executions that have not ended; 200,000.
+    pub executions_max: usize,
+    /// Functions called by workflows at once; 256.
+    pub concurrency: usize,
+    /// Tasks of one execution at once; 100.
+    pub tasks_max: usize,
+    /// Deaths of the node during a task after which it is given up; 3.
+    pub crashes_max: u32,
+    /// Largest definition, bytes; 1 MiB.
+    pub definition_max: usize,
+    /// Workflows that may be registered; 10,000.
+    pub definitions_max: usize,
+    /// How long an express execution may take; 300 s.
+    pub express_timeout: Duration,
+}
+
+impl Default for Workflow {
+    fn default() -> Self {
+        Self {
+            retention: Duration::from_secs(604_800),
+            executions_max: 200_000,
+            concurrency: 256,
+            tasks_max: 100,
+            crashes_max: 3,
+            definition_max: 1 << 20,
+            definitions_max: 10_000,
+            express_timeout: Duration::from_secs(300),
         }
     }
 }

@@ -21,6 +21,8 @@ use crate::federation::etcd::EtcdError;
 use crate::fetch::{Blame, FetchError};
 use crate::invoke::InvokeError;
 use crate::store::StoreError;
+use crate::workflows::error::{RegisterError, RunError, StartError};
+use crate::workflows::executions::RetryError;
 
 /// Everything a request can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +67,28 @@ pub(crate) enum ApiError {
     Registry(#[from] EtcdError),
     #[error("the call was not accepted")]
     Accept(#[from] AcceptError),
+    #[error("there is no workflow '{0}'")]
+    UnknownWorkflow(String),
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Run(#[from] RunError),
     #[error("{error}")]
     Invoke {
         request_id: String,
         error: InvokeError,
     },
+}
+
+impl From<RetryError> for ApiError {
+    fn from(error: RetryError) -> Self {
+        match error {
+            RetryError::Run(error) => Self::Run(error),
+            RetryError::Start(error) => Self::Start(error),
+        }
+    }
 }
 
 impl ApiError {
@@ -149,6 +168,10 @@ impl ApiError {
                 )
             }
             Self::Accept(AcceptError::TooMany(_)) => (429, "too many calls", "try again later"),
+            Self::UnknownWorkflow(_) => (404, "unknown workflow", ""),
+            Self::Register(error) => register_status(error),
+            Self::Start(error) => start_status(error),
+            Self::Run(error) => run_status(error),
             _ => (
                 503,
                 "storage failure",
@@ -157,7 +180,65 @@ impl ApiError {
         };
         let mut problem = Problem::new(status, title, crate::chain(self));
         problem.hint = (!hint.is_empty()).then(|| hint.to_owned());
+        if let Self::Register(RegisterError::Invalid(diagnostics)) = self {
+            problem.diagnostics = serde_json::to_value(diagnostics).ok();
+        }
         problem
+    }
+}
+
+/// Status, title and hint.
+type Said = (u16, &'static str, &'static str);
+
+const DISK: &str = "the node's log says more; check its disk";
+
+fn register_status(error: &RegisterError) -> Said {
+    match error {
+        RegisterError::Name(_) => (400, "invalid name", ""),
+        RegisterError::TooLarge(_) => (413, "definition too large", "see workflow.definition_max"),
+        RegisterError::Invalid(_) => (
+            400,
+            "invalid definition",
+            "`serverledge asl check FILE` says the same, but for functions",
+        ),
+        RegisterError::Exists(_) => (409, "workflow exists", ""),
+        RegisterError::TooMany(_) => (429, "too many workflows", "delete some"),
+        RegisterError::Store(_) => (503, "storage failure", DISK),
+    }
+}
+
+fn start_status(error: &StartError) -> Said {
+    match error {
+        StartError::UnknownWorkflow(_) => (404, "unknown workflow", ""),
+        StartError::Name(_) => (400, "invalid name", ""),
+        StartError::Conflict { .. } => (
+            409,
+            "execution exists",
+            "give another name, or none, for another execution",
+        ),
+        StartError::TooMany(_) => (429, "too many executions", "try again later"),
+        StartError::Nesting(_) => (400, "nested too deeply", ""),
+        StartError::Store(_) | StartError::Chance(_) | StartError::Existing(_) => {
+            (503, "storage failure", DISK)
+        }
+        StartError::ShuttingDown => (503, "shutting down", ""),
+    }
+}
+
+fn run_status(error: &RunError) -> Said {
+    match error {
+        RunError::Unknown => (
+            404,
+            "unknown execution",
+            "executions are kept for workflow.retention seconds after their end",
+        ),
+        RunError::UnknownToken => (404, "unknown token", ""),
+        RunError::NotRedrivable(_) => (409, "not redrivable", "retry starts it anew"),
+        RunError::Silent(_) => (504, "no answer in time", "try again"),
+        RunError::ShuttingDown => (503, "shutting down", ""),
+        RunError::Definition | RunError::Journal(_) | RunError::Store(_) => {
+            (503, "storage failure", DISK)
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod body;
 mod error;
+mod executions;
 mod fleet;
 pub(crate) mod functions;
 mod invocations;
@@ -151,7 +152,11 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
             allow(&head.method, Method::GET)?;
             Ok(invocations::status(&node))
         }
-        _ => Err(ApiError::NotFound),
+        path => {
+            let query = head.uri.query().unwrap_or_default();
+            let routed = executions::route(&node, &head.method, path, query, body).await;
+            routed.unwrap_or(Err(ApiError::NotFound))
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! (times are arguments). Nothing here is on the path of a synchronous invocation.
 
 mod error;
+pub(crate) mod executions;
 mod handle;
 mod schema;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::StoreError;
+use super::{StoreError, executions};
 
 /// Format of the tables below. A change of their meaning counts it up.
 const FORMAT: u64 = 1;
@@ -56,7 +56,10 @@ pub(super) fn prepare(database: &Database, path: &Path) -> Result<u64, StoreErro
         found => found.map_err(failed)?,
     };
     match found {
-        FORMAT => next_sequence(database).map_err(failed),
+        FORMAT => {
+            executions::prepare(database).map_err(failed)?;
+            next_sequence(database).map_err(failed)
+        }
         found => Err(StoreError::Format {
             path: path.to_path_buf(),
             found,

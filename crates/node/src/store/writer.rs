@@ -6,6 +6,7 @@ use redb::{Durability, ReadableTable, Table, WriteTransaction};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::error;
 
+use super::executions::{Change, ExecutionTables};
 use super::handle::Handle;
 use super::{StoreError, schema};
 
@@ -41,6 +42,8 @@ pub(super) enum Operation {
         now_unix: u64,
         limit: u32,
     },
+    /// Of workflows and their executions.
+    Workflow(Change),
 }
 
 impl Operation {
@@ -50,6 +53,7 @@ impl Operation {
             Self::PutFunction { record: value, .. }
             | Self::AcceptCall { body: value, .. }
             | Self::FinishCall { result: value, .. } => value.len(),
+            Self::Workflow(change) => change.value_bytes(),
             Self::DeleteFunction { .. }
             | Self::AttemptCall { .. }
             | Self::WithdrawAttempt { .. }
@@ -169,9 +173,27 @@ fn apply(
     transaction.set_durability(Durability::Immediate)?;
     let mut numbers = Vec::with_capacity(operations.len());
     {
-        let mut tables = Tables::open(&transaction)?;
+        // Opened when there is something to write: most groups are of one kind.
+        let mut tables = None;
+        let mut executions = None;
         for operation in operations {
-            numbers.push(tables.apply(operation, next_sequence)?);
+            let number = match operation {
+                Operation::Workflow(change) => {
+                    let tables = match &mut executions {
+                        Some(tables) => tables,
+                        none => none.insert(ExecutionTables::open(&transaction)?),
+                    };
+                    tables.apply(change)?
+                }
+                other => {
+                    let tables = match &mut tables {
+                        Some(tables) => tables,
+                        none => none.insert(Tables::open(&transaction)?),
+                    };
+                    tables.apply(other, next_sequence)?
+                }
+            };
+            numbers.push(number);
         }
     }
     transaction.commit()?;
@@ -227,6 +249,8 @@ impl<'txn> Tables<'txn> {
                 self.forget_call(id)?
             }
             Operation::Sweep { now_unix, limit } => return self.sweep(*now_unix, *limit),
+            // Has tables of its own.
+            Operation::Workflow(_) => false,
         };
         Ok(u64::from(there_was_one))
     }

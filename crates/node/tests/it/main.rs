@@ -40,3 +40,4 @@ mod support;
 mod transcript;
 mod wasm;
 mod wire;
+mod workflows;

@@ -19,6 +19,9 @@ use super::{Function, PATIENCE, eventually};
 /// How long a node may take to stop after a polite signal: its own drain time and then some.
 const STOP_TIME_MAX: Duration = Duration::from_secs(60);
 
+/// Tells the node, as it is built for tests, when to die.
+const DIES_AT: &str = "WORKFLOW_DIES_AT";
+
 /// A node with the defaults of the tests: a port of its own, storage of its own, 1 GB of memory.
 pub(crate) fn node() -> Builder {
     let storage = tempfile::Builder::new()
@@ -51,6 +54,19 @@ impl Builder {
         let variable = format!("SERVERLEDGE_{}", key.replace('.', "_").to_uppercase());
         self.settings.retain(|(name, _)| *name != variable);
         self.settings.push((variable, value.to_string()));
+        self
+    }
+
+    /// Has the node die at a write to the journal of a workflow: `before:N` or `after:N`.
+    pub(crate) fn dies_at(mut self, write: &str) -> Self {
+        self = self.dies_not();
+        self.settings.push((DIES_AT.into(), write.into()));
+        self
+    }
+
+    /// Takes that back.
+    pub(crate) fn dies_not(mut self) -> Self {
+        self.settings.retain(|(name, _)| name != DIES_AT);
         self
     }
 
@@ -193,6 +209,11 @@ impl Node {
 
     pub(crate) fn storage(&self) -> PathBuf {
         self.builder.storage_path()
+    }
+
+    /// What to start it with again, once it has ended.
+    pub(crate) fn builder(&self) -> Builder {
+        self.builder.clone()
     }
 
     /// Sends a request and reads the reply.

@@ -1,0 +1,232 @@
+//! One task: a function is called, an execution is started, and what comes of it becomes the task's
+//! result.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use serverledge_api::InvokeReply;
+use serverledge_asl::resource::{Resource, function_name};
+use serverledge_asl::{Invocation as Task, Purpose, TaskId};
+use serverledge_sandbox::{CreateError, FunctionError};
+use tracing::warn;
+
+use super::journal::{Entry, Journal};
+use super::{Context, nested};
+use crate::async_calls::run_call;
+use crate::catalog::Function;
+use crate::invoke::{Fault, Invocation, InvokeError};
+use crate::node::Node;
+
+/// Error of a task whose node died.
+pub(crate) const NODE_DIED: &str = "Serverledge.NodeDied";
+
+/// What became of a task.
+#[derive(Debug)]
+pub(crate) enum Done {
+    /// Its result, and the function's reply if it was one.
+    Ended(Result<(Value, Option<InvokeReply>), TaskError>),
+    /// It awaits its callback.
+    Submitted,
+    /// The node stops: it is run at the next start.
+    Left {
+        /// Whether the journal says that it was sent, which doesn't count.
+        was_sent: bool,
+    },
+}
+
+impl Done {
+    pub(crate) fn failed(error: TaskError) -> Self {
+        Self::Ended(Err(error))
+    }
+}
+
+/// Why a task failed, in the terms of workflows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TaskError {
+    pub(crate) error: String,
+    pub(crate) cause: String,
+}
+
+impl TaskError {
+    pub(crate) fn new(error: impl Into<String>, cause: impl Into<String>) -> Self {
+        Self {
+            error: error.into(),
+            cause: cause.into(),
+        }
+    }
+
+    /// The node's fault: trying again may help.
+    pub(crate) fn platform(cause: impl Into<String>) -> Self {
+        Self::new("Lambda.ServiceException", cause)
+    }
+
+    /// The task asks for what can't be.
+    pub(crate) fn runtime(cause: impl Into<String>) -> Self {
+        Self::new("States.Runtime", cause)
+    }
+
+    /// An error of a call, named as AWS names it.
+    fn of(error: &InvokeError) -> Self {
+        let cause = crate::chain(error);
+        let name = match error {
+            InvokeError::Function(failure) => return Self::of_function(failure),
+            InvokeError::StartFailed(start) => match &**start {
+                CreateError::Load(failure) => return Self::of_function(failure),
+                CreateError::Died(_) => "Runtime.ExitError",
+                _ => "Lambda.ServiceException",
+            },
+            InvokeError::TimedOut(_) => "States.Timeout",
+            InvokeError::Died(_) => "Runtime.ExitError",
+            InvokeError::Protocol(_) => "Lambda.Unknown",
+            InvokeError::Dropped(_) | InvokeError::Unplaced { .. } => {
+                "Lambda.TooManyRequestsException"
+            }
+            InvokeError::Elsewhere { problem, .. } if problem.status == 504 => "States.Timeout",
+            other => match other.fault() {
+                Fault::Function => "States.TaskFailed",
+                Fault::Platform => "Lambda.ServiceException",
+            },
+        };
+        Self::new(name, cause)
+    }
+
+    /// The type of the exception, and what AWS says of one.
+    fn of_function(failure: &FunctionError) -> Self {
+        let name = match failure.kind.as_str() {
+            "" => "States.TaskFailed",
+            kind => kind,
+        };
+        let mut cause = json!({"errorMessage": failure.message, "errorType": failure.kind});
+        if !failure.stack.is_empty() {
+            cause["stackTrace"] = failure.stack.lines().collect();
+        }
+        Self::new(name, cause.to_string())
+    }
+}
+
+/// One attempt at a task.
+pub(crate) struct Attempt {
+    pub(crate) node: Arc<Node>,
+    pub(crate) context: Arc<Context>,
+    /// None in an express execution.
+    pub(crate) journal: Option<Arc<Journal>>,
+    /// Whether the journal is to say that the task has been sent, before it is.
+    pub(crate) is_marked: bool,
+}
+
+impl Attempt {
+    pub(crate) async fn run(self, task: Task) -> Done {
+        if task.purpose != Purpose::Task {
+            let resource = &task.resource;
+            let cause = format!("this node can't read or write items with '{resource}'");
+            return Done::failed(TaskError::runtime(cause));
+        }
+        let awaits_callback = task.token.is_some();
+        if awaits_callback && self.journal.is_none() {
+            let cause = "only a standard execution can wait for a callback";
+            return Done::failed(TaskError::runtime(cause));
+        }
+        let done = match Resource::parse(&task.resource) {
+            Resource::Function(name) => {
+                let name = name.to_owned();
+                self.call(&task, &name, Value::clone(&task.arguments), false)
+                    .await
+            }
+            Resource::Invoke { .. } => self.invoke(&task).await,
+            Resource::StartExecution(waiting) => {
+                nested::run(&self.node, &self.context, &task, waiting).await
+            }
+            Resource::Unknown => {
+                let cause = format!("'{}' is a service that isn't here", task.resource);
+                Done::failed(TaskError::runtime(cause))
+            }
+        };
+        match done {
+            Done::Ended(Ok(_)) if awaits_callback => Done::Submitted,
+            done => done,
+        }
+    }
+
+    /// `lambda:invoke`.
+    async fn invoke(&self, task: &Task) -> Done {
+        let name = task.arguments.get("FunctionName").and_then(Value::as_str);
+        let Some(name) = name else {
+            let cause = "the arguments of lambda:invoke have no FunctionName";
+            return Done::failed(TaskError::runtime(cause));
+        };
+        let payload = task.arguments.get("Payload").cloned();
+        let payload = payload.unwrap_or_else(|| json!({}));
+        self.call(task, function_name(name), payload, true).await
+    }
+
+    /// Calls a function: the one place where arguments become parameters and results outputs.
+    async fn call(&self, task: &Task, name: &str, params: Value, is_wrapped: bool) -> Done {
+        let Some(function) = self.function(name).await else {
+            let cause = format!("there is no function '{name}' any more");
+            return Done::failed(TaskError::new("Lambda.ResourceNotFoundException", cause));
+        };
+        let permits = &self.node.workflows.permits;
+        // It is never closed.
+        let _permit = permits.acquire().await;
+        let mut was_sent = false;
+        let invocation = Invocation {
+            request_id: self.request_id(task.task),
+            params: params.to_string().into_bytes().into(),
+            return_output: self.context.reports,
+            patient: self.journal.is_some(),
+            arrival: Instant::now(),
+        };
+        let mark = async {
+            if self.is_marked
+                && let Some(journal) = &self.journal
+            {
+                was_sent = self.mark(journal, task.task).await;
+            }
+        };
+        let can_offload = self.context.can_offload;
+        let reply = match run_call(&self.node, &function, invocation, mark, can_offload).await {
+            Ok(reply) => reply,
+            Err(InvokeError::ShuttingDown) if self.journal.is_some() => {
+                return Done::Left { was_sent };
+            }
+            Err(error) => return Done::failed(TaskError::of(&error)),
+        };
+        // What is no JSON is a text.
+        let result = serde_json::from_str(&reply.result);
+        let result = result.unwrap_or_else(|_| reply.result.as_str().into());
+        let output = match is_wrapped {
+            true => json!({"ExecutedVersion": "$LATEST", "Payload": result, "StatusCode": 200}),
+            false => result,
+        };
+        Done::Ended(Ok((output, Some(reply))))
+    }
+
+    async fn function(&self, name: &str) -> Option<Arc<Function>> {
+        if let Some(function) = self.node.catalog.function(name) {
+            return Some(function);
+        }
+        if let Some(federation) = &self.node.federation {
+            federation.fetch_function(&self.node, name).await;
+        }
+        self.node.catalog.function(name)
+    }
+
+    /// The same each time the task is run, so that a function can tell.
+    fn request_id(&self, task: TaskId) -> String {
+        format!("{}-{task}", self.context.id)
+    }
+
+    /// Has the journal say that the task is sent. If it can't, the task is sent all the same.
+    async fn mark(&self, journal: &Journal, task: TaskId) -> bool {
+        let written = journal.append(&[Entry::Sent(task)], None).await;
+        if let Err(error) = &written {
+            warn!(
+                execution = self.context.id,
+                error = %crate::chain(error),
+                "the journal doesn't say that a task was sent"
+            );
+        }
+        written.is_ok()
+    }
+}
