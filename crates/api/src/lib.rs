@@ -12,6 +12,7 @@ mod optimizer;
 #[macro_use]
 mod wire;
 mod executions;
+mod workflow;
 
 pub use client::{Client, ClientError, Response};
 pub use decode::{DEPTH_MAX, DecodeError, decode, encode, encode_line};
@@ -25,4 +26,8 @@ pub use optimizer::{
 pub use wire::{
     AsyncReply, Coordinates, Field, FunctionSpec, InvokeReply, InvokeRequest, Network, Params,
     PrewarmReply, PrewarmRequest, Problem, Signature, StatusReply,
+};
+pub use workflow::{
+    Condition, CreateWorkflow, InvokeWorkflow, Plan, ResumeWorkflow, SerializedWorkflow,
+    TaskReport, WorkflowQos, WorkflowReply, WorkflowTask, escape,
 };

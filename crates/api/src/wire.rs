@@ -166,6 +166,13 @@ impl Params {
     pub fn get(&self) -> &str {
         self.0.get()
     }
+
+    /// Of an object.
+    pub fn object(object: &serde_json::Map<String, serde_json::Value>) -> Self {
+        // An object of values can always be written.
+        let raw = serde_json::value::to_raw_value(object);
+        Self(raw.unwrap_or_else(|_| RawValue::NULL.to_owned()))
+    }
 }
 
 impl<'de> Deserialize<'de> for Params {

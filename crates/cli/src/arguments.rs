@@ -73,6 +73,12 @@ Examples:
     /// Run a workflow
     #[command(after_help = "Example: serverledge-cli invoke-workflow -f order -p n:=1")]
     InvokeWorkflow(InvokeWorkflow),
+    /// Start, watch and steer executions of workflows
+    #[command(subcommand)]
+    Execution(Execution),
+    /// Answer a task that waits for somebody, by its token
+    #[command(subcommand)]
+    Task(Task),
     /// Print a completion script
     #[command(
         after_help = "Example: serverledge-cli completion bash > /etc/bash_completion.d/serverledge"
@@ -233,4 +239,151 @@ pub(crate) struct InvokeWorkflow {
     /// Return at once; the result is polled for
     #[arg(short = 'a', long = "async")]
     pub(crate) is_async: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Execution {
+    /// Start an execution and wait for its end
+    #[command(after_help = "\
+Examples:
+  serverledge-cli execution start -f order -p cents:=995
+  serverledge-cli execution start -f order -d @order.json --name order-17 --async")]
+    Start(StartExecution),
+    /// List executions, the latest first
+    #[command(after_help = "Example: serverledge-cli execution list -f order --status FAILED")]
+    List(ListExecutions),
+    /// Show an execution
+    #[command(after_help = "Example: serverledge-cli execution describe order:order-17 --wait 60")]
+    Describe {
+        /// Id of the execution
+        #[arg(value_parser = NonEmpty::new())]
+        id: String,
+        /// How long to wait for its end, seconds
+        #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+        wait: u64,
+    },
+    /// Show what has happened in an execution
+    #[command(after_help = "Example: serverledge-cli execution history order:order-17")]
+    History {
+        /// Id of the execution
+        #[arg(value_parser = NonEmpty::new())]
+        id: String,
+        /// Only what came after this event
+        #[arg(long, value_name = "EVENT")]
+        after: Option<u64>,
+        /// So many events at most
+        #[arg(long)]
+        limit: Option<u64>,
+    },
+    /// Stop an execution
+    #[command(
+        after_help = "Example: serverledge-cli execution stop order:order-17 --cause mistake"
+    )]
+    Stop {
+        /// Id of the execution
+        #[arg(value_parser = NonEmpty::new())]
+        id: String,
+        #[command(flatten)]
+        reason: Reason,
+    },
+    /// Go on with a failed execution from the state that failed
+    #[command(after_help = "Example: serverledge-cli execution redrive order:order-17")]
+    Redrive {
+        /// Id of the execution
+        #[arg(value_parser = NonEmpty::new())]
+        id: String,
+        /// Return at once
+        #[arg(short = 'a', long = "async")]
+        is_async: bool,
+    },
+    /// Start an execution again from the beginning, as a new one
+    #[command(after_help = "Example: serverledge-cli execution retry order:order-17")]
+    Retry {
+        /// Id of the execution
+        #[arg(value_parser = NonEmpty::new())]
+        id: String,
+        /// Name of the new one [default: made up]
+        #[arg(long, value_parser = NonEmpty::new())]
+        name: Option<String>,
+        /// Return at once
+        #[arg(short = 'a', long = "async")]
+        is_async: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartExecution {
+    /// Name of the workflow
+    #[arg(short = 'f', long, value_parser = NonEmpty::new())]
+    pub(crate) workflow: String,
+    #[command(flatten)]
+    pub(crate) params: Params,
+    /// Name of the execution: starting it again under the same name starts nothing
+    #[arg(long, value_parser = NonEmpty::new())]
+    pub(crate) name: Option<String>,
+    /// standard survives crashes, express is faster [default: the workflow's]
+    #[arg(long = "type", value_name = "TYPE", value_parser = ["standard", "express"])]
+    pub(crate) kind: Option<String>,
+    /// Return at once
+    #[arg(short = 'a', long = "async")]
+    pub(crate) is_async: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListExecutions {
+    /// Only of this workflow
+    #[arg(short = 'f', long, value_parser = NonEmpty::new())]
+    pub(crate) workflow: Option<String>,
+    /// Only those that are RUNNING, SUCCEEDED, FAILED, TIMED_OUT or ABORTED
+    #[arg(long, value_parser = ["RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"],
+        ignore_case = true)]
+    pub(crate) status: Option<String>,
+    /// So many at most
+    #[arg(long)]
+    pub(crate) limit: Option<u64>,
+    /// Go on after a list that ended with this Next
+    #[arg(long)]
+    pub(crate) after: Option<String>,
+}
+
+/// Why something ends.
+#[derive(Debug, Args)]
+pub(crate) struct Reason {
+    /// Name of the error
+    #[arg(long)]
+    pub(crate) error: Option<String>,
+    /// Explanation
+    #[arg(long)]
+    pub(crate) cause: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    /// The task is done
+    #[command(after_help = "\
+Example: serverledge-cli task success TOKEN -d '{\"approved\": true}'")]
+    Success {
+        /// Token that the task was given
+        #[arg(value_parser = NonEmpty::new())]
+        token: String,
+        /// Its output, JSON: text, @FILE, or - for standard input
+        #[arg(short, long, default_value = "{}")]
+        data: String,
+    },
+    /// The task has failed
+    #[command(after_help = "Example: serverledge-cli task failure TOKEN --error Rejected")]
+    Failure {
+        /// Token that the task was given
+        #[arg(value_parser = NonEmpty::new())]
+        token: String,
+        #[command(flatten)]
+        reason: Reason,
+    },
+    /// The task is still being worked on
+    #[command(after_help = "Example: serverledge-cli task heartbeat TOKEN")]
+    Heartbeat {
+        /// Token that the task was given
+        #[arg(value_parser = NonEmpty::new())]
+        token: String,
+    },
 }

@@ -1,19 +1,18 @@
 //! What each command sends and prints.
 
-use std::io::Write as _;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::CommandFactory as _;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use serverledge_api::{
-    Client, ClientError, Field, FunctionSpec, Network, PrewarmRequest, Problem, Response, Signature,
+    CreateWorkflow, Field, FunctionSpec, InvokeWorkflow, Network, Params, PrewarmRequest,
+    Signature, WorkflowQos, escape,
 };
 
-use crate::arguments::{Arguments, Command, Create, CreateWorkflow, Invoke, InvokeWorkflow};
-use crate::indent::indent;
-use crate::{Failure, params, source, target};
+use crate::arguments::{self, Arguments, Command, Create, Invoke};
+use crate::node::{Node, print};
+use crate::{Failure, executions, params, source};
 
 /// Types that a signature may name.
 const TYPES: [&str; 11] = [
@@ -44,45 +43,6 @@ struct InvokeBody {
     is_async: bool,
     #[serde(rename = "ReturnOutput")]
     return_output: bool,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct WorkflowQos {
-    class: i64,
-    max_resp_t: f64,
-}
-
-#[derive(Serialize)]
-struct InvokeWorkflowBody {
-    #[serde(rename = "Params")]
-    params: Map<String, Value>,
-    #[serde(rename = "QoS")]
-    qos: WorkflowQos,
-    #[serde(rename = "CanDoOffloading")]
-    can_do_offloading: bool,
-    #[serde(rename = "Async")]
-    is_async: bool,
-}
-
-#[derive(Serialize)]
-struct CreateWorkflowBody<'a> {
-    #[serde(rename = "Name")]
-    name: &'a str,
-    #[serde(rename = "ASLSrc")]
-    source: String,
-    #[serde(rename = "OverwriteIfExists")]
-    overwrite: bool,
-}
-
-/// The original sends a whole workflow, of which only the name is set.
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct DeleteWorkflowBody<'a> {
-    name: &'a str,
-    start: (),
-    tasks: (),
-    end: (),
 }
 
 /// Runs the command.
@@ -117,20 +77,17 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Status => node.get("Status request failed", "/status", ""),
         Command::Poll(poll) => node.get(
             "Polling request failed",
-            &format!("/poll/{}", path(&poll.request)),
+            &format!("/poll/{}", escape(&poll.request)),
             "\n",
         ),
         Command::CreateWorkflow(create) => create_workflow(&node, create),
         Command::DeleteWorkflow(named) => {
-            let body = DeleteWorkflowBody {
-                name: &named.workflow,
-                start: (),
-                tasks: (),
-                end: (),
-            };
-            node.post("Deletion request failed", "/workflow/delete", &body)
+            let deleted = node.client.delete_workflow(&named.workflow);
+            node.finish("Deletion request failed", deleted)
         }
         Command::ListWorkflows => node.get("List request failed", "/workflow/list", ""),
+        Command::Execution(command) => executions::run(&node, command),
+        Command::Task(command) => executions::answer(&node, command),
         Command::InvokeWorkflow(invoke) => invoke_workflow(&node, invoke),
         Command::Completion { .. } => Ok(()),
     }
@@ -243,138 +200,36 @@ fn invoke_function(node: &Node, invoke: &Invoke) -> Result<(), Failure> {
     };
     node.post(
         "Invocation failed",
-        &format!("/invoke/{}", path(&invoke.function)),
+        &format!("/invoke/{}", escape(&invoke.function)),
         &body,
     )
 }
 
-fn create_workflow(node: &Node, create: &CreateWorkflow) -> Result<(), Failure> {
+fn create_workflow(node: &Node, create: &arguments::CreateWorkflow) -> Result<(), Failure> {
     let file = &create.src;
     let source = std::fs::read(file).map_err(|error| {
         Failure::source(format!("Could not read '{}': {error}", file.display()))
     })?;
     let source = STANDARD.encode(source);
-    let body = CreateWorkflowBody {
-        name: &create.workflow,
+    let workflow = CreateWorkflow {
+        name: create.workflow.clone(),
         source,
         overwrite: create.update,
     };
-    node.post("Creation request failed", "/workflow/create", &body)
+    let created = node.client.create_workflow(&workflow);
+    node.finish("Creation request failed", created)
 }
 
-fn invoke_workflow(node: &Node, invoke: &InvokeWorkflow) -> Result<(), Failure> {
-    let body = InvokeWorkflowBody {
-        params: params::read(&invoke.params)?,
+fn invoke_workflow(node: &Node, invoke: &arguments::InvokeWorkflow) -> Result<(), Failure> {
+    let request = InvokeWorkflow {
+        params: Some(Params::object(&params::read(&invoke.params)?)),
         qos: WorkflowQos {
             class: invoke.class,
-            max_resp_t: invoke.resptime,
+            max_response_time: invoke.resptime,
         },
         can_do_offloading: true,
         is_async: invoke.is_async,
     };
-    node.post(
-        "Invocation failed",
-        &format!("/workflow/invoke/{}", path(&invoke.workflow)),
-        &body,
-    )
-}
-
-/// A name in a path: everything but letters, digits and what paths are made of is escaped.
-fn path(name: &str) -> String {
-    name.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
-                char::from(byte).to_string()
-            }
-            other => format!("%{other:02X}"),
-        })
-        .collect()
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    // A reader that has seen enough is no failure.
-    match written {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::node(format!("writing the output: {error}")))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The node, for a program that does one thing at a time.
-struct Node {
-    client: Client,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl Node {
-    fn of(arguments: &Arguments) -> Result<Self, Failure> {
-        let client = target::client(arguments)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        let runtime = runtime.map_err(|error| Failure::node(format!("starting: {error}")))?;
-        Ok(Self { client, runtime })
-    }
-
-    fn post<T: Serialize>(&self, what: &str, path: &str, body: &T) -> Result<(), Failure> {
-        let response = self.request(what, "POST", path, serverledge_api::encode(body))?;
-        self.show(what, &response, "")
-    }
-
-    fn get(&self, what: &str, path: &str, end: &str) -> Result<(), Failure> {
-        let response = self.request(what, "GET", path, Vec::new())?;
-        self.show(what, &response, end)
-    }
-
-    fn request(
-        &self,
-        what: &str,
-        method: &str,
-        path: &str,
-        body: Vec<u8>,
-    ) -> Result<Response, Failure> {
-        self.runtime
-            .block_on(self.client.request(method, path, body))
-            .map_err(|error| {
-                let hint = match &error {
-                    ClientError::Connect { .. } => {
-                        "\nhint: is a node running there? --host and --port choose another"
-                    }
-                    _ => "",
-                };
-                let mut text = format!("{what}: {error}");
-                let mut cause = std::error::Error::source(&error);
-                while let Some(error) = cause {
-                    text = format!("{text}: {error}");
-                    cause = error.source();
-                }
-                Failure::node(format!("{text}{hint}"))
-            })
-    }
-
-    fn show(&self, what: &str, response: &Response, end: &str) -> Result<(), Failure> {
-        let body = String::from_utf8_lossy(&response.body);
-        if response.status == 200 {
-            return print(&format!("{}{end}", indent(&body)));
-        }
-        let Response { status, reason, .. } = response;
-        let text = format!("{what}: Server response: {status} {reason}");
-        Err(Failure::node(format!("{text}{}", explain(&body))))
-    }
-}
-
-/// What the node says about a refusal, for people.
-fn explain(body: &str) -> String {
-    let Ok(problem) = serde_json::from_str::<Problem>(body) else {
-        let text = body.trim().trim_matches(['"', '{', '}']);
-        return if text.is_empty() {
-            String::new()
-        } else {
-            format!("\n{text}")
-        };
-    };
-    format!("\n{problem}")
+    let invoked = node.client.invoke_workflow(&invoke.workflow, &request);
+    node.finish("Invocation failed", invoked)
 }

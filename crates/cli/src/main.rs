@@ -2,17 +2,20 @@
 //!
 //! Data goes to standard output and everything else to standard error. Exit status: 0 done, 1 wrong
 //! arguments, 2 the node did not answer or refused, 3 the source could not be read, 4 the signature
-//! is wrong.
+//! is wrong, 5 an execution that was waited for did not succeed.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod arguments;
 mod commands;
+mod executions;
 mod indent;
+mod node;
 mod params;
 mod source;
 mod target;
+mod tree;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -46,6 +49,13 @@ impl Failure {
     pub(crate) fn source(message: impl Into<String>) -> Self {
         Self {
             status: 3,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn execution(message: impl Into<String>) -> Self {
+        Self {
+            status: 5,
             message: message.into(),
         }
     }

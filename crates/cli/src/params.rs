@@ -27,24 +27,40 @@ pub(crate) fn read(params: &Params) -> Result<Map<String, Value>, Failure> {
         return object(&text, &file.display().to_string());
     }
     match params.data.as_deref() {
-        Some("-") => {
-            let mut text = String::new();
-            let read = std::io::stdin().read_to_string(&mut text);
-            read.map_err(|error| {
-                Failure::arguments(format!("Could not read standard input: {error}"))
-            })?;
-            object(&text, "standard input")
+        Some(argument) => {
+            let (text, place) = data(argument)?;
+            object(&text, &place)
         }
-        Some(data) => match data.strip_prefix('@') {
-            Some(file) => {
-                let text = std::fs::read_to_string(file).map_err(|error| {
-                    Failure::arguments(format!("Could not read parameters from '{file}': {error}"))
-                })?;
-                object(&text, file)
-            }
-            None => object(data, "--data"),
-        },
         None => pairs(&params.params),
+    }
+}
+
+/// JSON of any kind: the text itself, `@FILE`, or `-` for standard input.
+pub(crate) fn value(argument: &str) -> Result<Value, Failure> {
+    let (text, place) = data(argument)?;
+    serde_json::from_str(&text).map_err(|error| {
+        Failure::arguments(format!("Could not parse JSON from '{place}': {error}"))
+    })
+}
+
+/// What `--data` means, and what to call that.
+fn data(argument: &str) -> Result<(String, String), Failure> {
+    if argument == "-" {
+        let mut text = String::new();
+        let read = std::io::stdin().read_to_string(&mut text);
+        read.map_err(|error| {
+            Failure::arguments(format!("Could not read standard input: {error}"))
+        })?;
+        return Ok((text, "standard input".to_owned()));
+    }
+    match argument.strip_prefix('@') {
+        Some(file) => match std::fs::read_to_string(file) {
+            Ok(text) => Ok((text, file.to_owned())),
+            Err(error) => Err(Failure::arguments(format!(
+                "Could not read parameters from '{file}': {error}"
+            ))),
+        },
+        None => Ok((argument.to_owned(), "--data".to_owned())),
     }
 }
 
