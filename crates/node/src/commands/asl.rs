@@ -2,13 +2,14 @@
 
 pub(crate) mod jsonata;
 
+use std::borrow::Cow;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use serverledge_asl::rehearsal::{self, Options};
 use serverledge_asl::{Checked, Diagnostic, Dialect, Severity, check_text};
 
@@ -37,6 +38,9 @@ pub(crate) struct Check {
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
+    /// Definition for lines that have none.
+    #[arg(long, value_name = "FILE")]
+    definition: Option<PathBuf>,
     /// Whose behaviour to follow where AWS and the published specification disagree.
     #[arg(long, value_enum, default_value = "aws")]
     dialect: DialectName,
@@ -146,6 +150,7 @@ fn run_lines(arguments: &Run) -> anyhow::Result<ExitCode> {
         ..Options::default()
     };
     options.limits.scope_events = arguments.history_limit;
+    let definition = arguments.definition.as_ref().map(read).transpose()?;
     let mut input = BufReader::new(io::stdin().lock());
     let mut out = BufWriter::new(io::stdout().lock());
     let mut line = Vec::new();
@@ -159,6 +164,10 @@ fn run_lines(arguments: &Run) -> anyhow::Result<ExitCode> {
         if text.trim().is_empty() {
             continue;
         }
+        let text = match &definition {
+            Some(definition) => with_definition(&text, definition),
+            None => text,
+        };
         let report = rehearsal::line(&text, &options);
         serde_json::to_writer(&mut out, &report)?;
         out.write_all(b"\n")?;
@@ -166,4 +175,16 @@ fn run_lines(arguments: &Run) -> anyhow::Result<ExitCode> {
         out.flush()?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The line with this definition, if it has none.
+fn with_definition<'a>(line: &'a str, definition: &str) -> Cow<'a, str> {
+    match serde_json::from_str::<Map<String, Value>>(line) {
+        Ok(mut fields) if !fields.contains_key("definition") => {
+            fields.insert("definition".to_owned(), definition.into());
+            Cow::Owned(Value::Object(fields).to_string())
+        }
+        // What is wrong with a line is said where it is run.
+        _ => Cow::Borrowed(line),
+    }
 }

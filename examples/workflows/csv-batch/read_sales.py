@@ -1,0 +1,7 @@
+import csv
+import io
+
+
+def handler(params, context):
+    rows = list(csv.DictReader(io.StringIO(params["csv"])))
+    return {"rows": rows, "count": len(rows)}

@@ -1,0 +1,2 @@
+def handler(params, context):
+    return {"paid": params["cents"], "to": params["who"]}

@@ -1,0 +1,2 @@
+def handler(params, context):
+    return {"number": params["number"], "collected": params["cents"]}

@@ -1,0 +1,2 @@
+def handler(params, context):
+    return {"refunded": params["payment"]}

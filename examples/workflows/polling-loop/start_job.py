@@ -1,0 +1,2 @@
+def handler(params, context):
+    return {"id": "job-" + params["work"]}
