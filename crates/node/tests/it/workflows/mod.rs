@@ -1,6 +1,7 @@
 //! Workflows on a node: executions as resources, and what becomes of them when the node dies.
 
 mod durable;
+mod examples;
 mod executions;
 
 use serde_json::{Value, json};
