@@ -28,7 +28,7 @@ impl Stepper<'_> {
             let mut child = Thread::child(id, parent, input.clone(), start);
             child.item.clone_from(&thread.item);
             self.x.threads.insert(id, child);
-            self.ready.push_back(id);
+            self.x.ready.push_back(id);
             threads.push(id);
         }
         thread.activity = Activity::Branches(Branches {

@@ -33,7 +33,14 @@ impl Stepper<'_> {
     pub(super) fn go(&mut self, mut thread: Thread, mut step: Step) {
         loop {
             step = match step {
+                Ok(Flow::Enter) if self.budget == 0 => {
+                    // Before all others, as if nothing had come between.
+                    self.x.ready.push_front(thread.id);
+                    self.x.threads.insert(thread.id, thread);
+                    return;
+                }
                 Ok(Flow::Enter) => {
+                    self.budget -= 1;
                     if let Some(failure) = self.exhausted(&thread) {
                         self.abandon();
                         // It would reach the limit again.

@@ -274,7 +274,7 @@ impl Stepper<'_> {
         let mut child = Thread::child(id, parent, input, start);
         child.item = Some(Arc::new(item));
         self.x.threads.insert(id, child);
-        self.ready.push_back(id);
+        self.x.ready.push_back(id);
         Ok(id)
     }
 

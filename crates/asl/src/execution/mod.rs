@@ -206,6 +206,8 @@ pub struct Execution {
     events: u64,
     outcome: Option<Outcome>,
     tokens: String,
+    /// Threads to go on with, in this order.
+    ready: VecDeque<ThreadId>,
     /// What was under way when it failed.
     fallen: BTreeMap<ThreadId, Thread>,
 }
@@ -228,6 +230,7 @@ impl Execution {
             events: 0,
             outcome: None,
             tokens: start.tokens,
+            ready: VecDeque::new(),
             fallen: BTreeMap::new(),
         }
     }
@@ -249,20 +252,36 @@ impl Execution {
     /// Takes an event in at a time, in milliseconds since the epoch. Events for tasks whose end is
     /// no longer awaited change nothing.
     pub fn step(&mut self, machine: &Machine, event: Event, now: i64) -> Vec<Effect> {
-        if self.outcome.is_some() && event != Event::Redriven {
-            return Vec::new();
+        self.step_some(machine, Some(event), now, usize::MAX).0
+    }
+
+    /// As [`Execution::step`], but enters no more states than `budget`, so that a machine that
+    /// computes for long can be left in between. While there is more to do, which is the second
+    /// part of the answer, it is to be called again without an event and with the same time. It
+    /// makes no difference in how many parts a step is taken.
+    pub fn step_some(
+        &mut self,
+        machine: &Machine,
+        event: Option<Event>,
+        now: i64,
+        budget: usize,
+    ) -> (Vec<Effect>, bool) {
+        if self.outcome.is_some() && event != Some(Event::Redriven) {
+            return (Vec::new(), false);
         }
         let mut stepper = Stepper {
             x: self,
             machine,
             now,
             effects: Vec::new(),
-            ready: VecDeque::new(),
             wreck: Wreck::default(),
+            budget,
         };
-        stepper.take(event);
-        stepper.run();
-        stepper.effects
+        if let Some(event) = event {
+            stepper.take(event);
+        }
+        let has_more = stepper.run();
+        (stepper.effects, has_more)
     }
 }
 
@@ -272,10 +291,10 @@ struct Stepper<'a> {
     machine: &'a Machine,
     now: i64,
     effects: Vec<Effect>,
-    /// Threads to go on with, in this order.
-    ready: VecDeque<ThreadId>,
     /// What a failure on its way up has destroyed.
     wreck: Wreck,
+    /// States that may still be entered.
+    budget: usize,
 }
 
 impl Stepper<'_> {
@@ -319,7 +338,7 @@ impl Stepper<'_> {
             let error = Some("States.Runtime".to_owned());
             return self.fail_execution(Failure::named(error, cause));
         }
-        self.ready.push_back(root.id);
+        self.x.ready.push_back(root.id);
         self.x.threads.insert(root.id, root);
     }
 
@@ -330,18 +349,23 @@ impl Stepper<'_> {
             timeout.map(|seconds| self.now.saturating_add(seconds.saturating_mul(1_000)));
     }
 
-    fn run(&mut self) {
+    /// Whether there is more to do.
+    fn run(&mut self) -> bool {
         loop {
-            while let Some(id) = self.ready.pop_front() {
+            while let Some(id) = self.x.ready.pop_front() {
+                if self.budget == 0 {
+                    self.x.ready.push_front(id);
+                    return true;
+                }
                 if let Some(thread) = self.x.threads.remove(&id) {
                     self.go(thread, Ok(Flow::Enter));
                 }
                 if self.x.outcome.is_some() {
-                    return;
+                    return false;
                 }
             }
             if self.x.outcome.is_some() || !self.fire() {
-                return;
+                return false;
             }
         }
     }
@@ -403,7 +427,7 @@ impl Stepper<'_> {
             self.wreck.keep(thread);
         }
         self.x.timers.clear();
-        self.ready.clear();
+        self.x.ready.clear();
     }
 
     fn finish_execution(&mut self, outcome: Outcome) {

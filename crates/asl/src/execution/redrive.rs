@@ -85,11 +85,13 @@ impl Stepper<'_> {
                 Activity::Mapping(mapping) if mapping.has_items() => maps.push(id),
                 _ => {
                     thread.activity = Activity::Running;
-                    self.ready.push_back(id);
+                    self.x.ready.push_back(id);
                 }
             }
             self.x.threads.insert(id, thread);
         }
+        // In their order, whatever the budget.
+        let budget = std::mem::replace(&mut self.budget, usize::MAX);
         for id in maps {
             let Some(mut thread) = self.x.threads.remove(&id) else {
                 continue;
@@ -101,6 +103,7 @@ impl Stepper<'_> {
                 self.go(thread, step);
             }
         }
+        self.budget = budget;
     }
 }
 

@@ -6,3 +6,4 @@
 mod cases;
 mod checks;
 mod properties;
+mod redrive;

@@ -1,9 +1,11 @@
 //! What holds for every definition and input: nothing panics, every execution ends, and one that is
-//! stored and read after every step goes on as if it had not been.
+//! stored and read after every step, or stepped in parts, goes on as if it had not been.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use serverledge_asl::{Effect, Event, Execution, Limits, Outcome, Start, check_text, check_value};
+use serverledge_asl::{
+    Effect, Event, Execution, Limits, Machine, Outcome, Start, check_text, check_value,
+};
 
 use crate::cases::files;
 
@@ -99,8 +101,22 @@ fn any_machine() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Runs to the end with tasks that echo; `stores` after every step or never.
-fn run(definition: &Value, input: &Value, stores: bool) -> Option<(Vec<Effect>, Outcome)> {
+/// How an execution is stepped.
+#[derive(Debug, Clone, Copy)]
+struct Manner {
+    /// States at once.
+    budget: usize,
+    /// Whether it is stored and read after every part of a step.
+    stores: bool,
+}
+
+const WHOLE: Manner = Manner {
+    budget: usize::MAX,
+    stores: false,
+};
+
+/// Runs to the end with tasks that echo.
+fn run(definition: &Value, input: &Value, manner: Manner) -> Option<(Vec<Effect>, Outcome)> {
     let machine = check_value(definition).machine?;
     let mut execution = Execution::new(Start {
         input: input.clone(),
@@ -126,7 +142,7 @@ fn run(definition: &Value, input: &Value, stores: bool) -> Option<(Vec<Effect>, 
                 Event::Woken
             }
         };
-        let effects = execution.step(&machine, event, now);
+        let effects = step(&mut execution, &machine, event, (now, manner));
         for effect in &effects {
             if let Effect::Invoke(invocation) = effect {
                 events.push_back(match invocation.task % 3 {
@@ -146,12 +162,29 @@ fn run(definition: &Value, input: &Value, stores: bool) -> Option<(Vec<Effect>, 
         if let Some(outcome) = execution.outcome() {
             return Some((all, outcome.clone()));
         }
-        if stores {
-            let stored = serde_json::to_string(&execution).unwrap();
-            execution = serde_json::from_str(&stored).unwrap();
-        }
     }
     panic!("the execution doesn't end");
+}
+
+fn step(
+    execution: &mut Execution,
+    machine: &Machine,
+    event: Event,
+    (now, manner): (i64, Manner),
+) -> Vec<Effect> {
+    let mut event = Some(event);
+    let mut all = Vec::new();
+    loop {
+        let (effects, has_more) = execution.step_some(machine, event.take(), now, manner.budget);
+        all.extend(effects);
+        if manner.stores {
+            let stored = serde_json::to_string(&execution).unwrap();
+            *execution = serde_json::from_str(&stored).unwrap();
+        }
+        if !has_more {
+            return all;
+        }
+    }
 }
 
 proptest! {
@@ -169,7 +202,9 @@ proptest! {
 
     #[test]
     fn any_machine_can_be_run(machine in any_machine(), input in any_json()) {
-        let _ = run(&machine, &input, false);
+        let whole = run(&machine, &input, WHOLE);
+        let manner = Manner { budget: 1, stores: false };
+        prop_assert_eq!(run(&machine, &input, manner), whole);
     }
 }
 
@@ -179,9 +214,16 @@ fn stored_executions_go_on_as_if_they_were_not() {
     for (name, case) in files("cases") {
         let definition = &case["line"]["definition"];
         let input = &case["line"]["input"];
-        let undisturbed = run(definition, input, false);
+        let undisturbed = run(definition, input, WHOLE);
         count += usize::from(undisturbed.is_some());
-        assert_eq!(undisturbed, run(definition, input, true), "{name}");
+        for budget in [1, 3, usize::MAX] {
+            let manner = Manner {
+                budget,
+                stores: true,
+            };
+            let disturbed = run(definition, input, manner);
+            assert_eq!(undisturbed, disturbed, "{name}, {manner:?}");
+        }
     }
     assert!(count > 75);
 }

@@ -180,10 +180,15 @@ impl ApiError {
         };
         let mut problem = Problem::new(status, title, crate::chain(self));
         problem.hint = (!hint.is_empty()).then(|| hint.to_owned());
-        if let Self::Register(RegisterError::Invalid(diagnostics)) = self {
-            problem.diagnostics = serde_json::to_value(diagnostics).ok();
-        }
+        problem.diagnostics = self.diagnostics();
         problem
+    }
+
+    fn diagnostics(&self) -> Option<serde_json::Value> {
+        match self {
+            Self::Register(RegisterError::Invalid(all)) => serde_json::to_value(all).ok(),
+            _ => None,
+        }
     }
 }
 

@@ -274,7 +274,7 @@ async fn standard(
     run.execution = Execution::new(start.clone());
     let name = start.about.name.clone();
     let mut entries = vec![Entry::Begun(Box::new(start))];
-    let (stepped, effects) = run.step(vec![Input::Event(Event::Started)]);
+    let (stepped, effects) = run.step(vec![Input::Event(Event::Started)]).await;
     entries.extend(stepped);
     let wake = run.wake_now();
     run.wake = run::Known::As(wake);

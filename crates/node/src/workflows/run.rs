@@ -28,6 +28,8 @@ const SLEEP_AFTER: i64 = 2_000;
 const GROUP_MAX: usize = 256;
 /// The longest sleep of a timer: the clock may be set meanwhile.
 const NAP_MAX: Duration = Duration::from_secs(60);
+/// States that an execution enters before others have their turn: about a millisecond.
+const STATES_AT_ONCE: usize = 200;
 /// Between two tries to write to the journal.
 const WRITE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -182,7 +184,7 @@ impl Run {
 
     /// Steps, writes, and carries out.
     async fn take(&mut self, inputs: Vec<Input>) -> Option<End> {
-        let (entries, effects) = self.step(inputs);
+        let (entries, effects) = self.step(inputs).await;
         if let Some(journal) = self.journal.clone()
             && !entries.is_empty()
         {
@@ -198,7 +200,7 @@ impl Run {
     }
 
     /// Takes inputs in; gives what is to be written and what is to be done after that.
-    pub(crate) fn step(&mut self, inputs: Vec<Input>) -> (Vec<Entry>, Vec<Effect>) {
+    pub(crate) async fn step(&mut self, inputs: Vec<Input>) -> (Vec<Entry>, Vec<Effect>) {
         let mut entries = Vec::new();
         let mut effects = Vec::new();
         for input in inputs {
@@ -234,7 +236,7 @@ impl Run {
                 let event = event.clone();
                 entries.push(Entry::Step { at, event });
             }
-            for effect in self.execution.step(&self.machine, event, at) {
+            for effect in self.compute(event, at).await {
                 match &effect {
                     Effect::Invoke(invocation) => {
                         journal::await_task(&mut self.pending, invocation.clone());
@@ -255,6 +257,25 @@ impl Run {
             }
         }
         (entries, effects)
+    }
+
+    /// Steps the interpreter, and lets others work in between if that takes long.
+    async fn compute(&mut self, event: Event, at: i64) -> Vec<Effect> {
+        let mut event = Some(event);
+        let mut effects = Vec::new();
+        loop {
+            let (execution, machine) = (&mut self.execution, &self.machine);
+            let (some, has_more) = execution.step_some(machine, event.take(), at, STATES_AT_ONCE);
+            if !has_more && effects.is_empty() {
+                return some;
+            }
+            let of_use = |effect: &Effect| !matches!(effect, Effect::Record(_));
+            effects.extend(some.into_iter().filter(of_use));
+            if !has_more {
+                return effects;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Whether an event can change anything; late answers can't.
@@ -465,11 +486,12 @@ impl Run {
         }
     }
 
-    fn report(&mut self, task: TaskId, reply: Option<InvokeReply>) {
+    fn report(&mut self, task: TaskId, reply: Option<Box<InvokeReply>>) {
         if let Some(reply) = reply.filter(|_| self.context.reports)
             && let Some(pending) = self.pending.get(&task)
         {
-            self.reports.push((pending.invocation.state.clone(), reply));
+            let state = pending.invocation.state.clone();
+            self.reports.push((state, *reply));
         }
     }
 

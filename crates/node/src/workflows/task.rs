@@ -25,7 +25,7 @@ pub(crate) const NODE_DIED: &str = "Serverledge.NodeDied";
 #[derive(Debug)]
 pub(crate) enum Done {
     /// Its result, and the function's reply if it was one.
-    Ended(Result<(Value, Option<InvokeReply>), TaskError>),
+    Ended(Result<(Value, Option<Box<InvokeReply>>), TaskError>),
     /// It awaits its callback.
     Submitted,
     /// The node stops: it is run at the next start.
@@ -199,7 +199,7 @@ impl Attempt {
             true => json!({"ExecutedVersion": "$LATEST", "Payload": result, "StatusCode": 200}),
             false => result,
         };
-        Done::Ended(Ok((output, Some(reply))))
+        Done::Ended(Ok((output, Some(Box::new(reply)))))
     }
 
     async fn function(&self, name: &str) -> Option<Arc<Function>> {

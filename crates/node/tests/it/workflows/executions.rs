@@ -154,7 +154,7 @@ fn executions_are_listed_by_workflow_and_status_page_by_page() {
     expected.sort_unstable_by(|a, b| b.cmp(a));
     assert_eq!(ids("workflow=pass"), expected);
     assert_eq!(ids("workflow=pass&status=failed"), Vec::<String>::new());
-    assert_eq!(ids("status=FAILED"), [failed.clone()]);
+    assert_eq!(ids("status=FAILED"), std::slice::from_ref(&failed));
     assert_eq!(ids("").len(), 6);
     assert_eq!(execution(&node, &failed)["Error"], "E");
     node.get("/v1/executions?status=lost").expect(400);
