@@ -20,6 +20,11 @@ const NEEDED: &[(&[&str], &str)] = &[
         "python3-sklearn",
     ),
     (&["/usr/lib/python3/dist-packages/pandas"], "python3-pandas"),
+    // For the example that checks documents.
+    (
+        &["/usr/lib/python3/dist-packages/jsonschema"],
+        "python3-jsonschema",
+    ),
     (&["/usr/bin/cc"], "gcc"),
     (&["/usr/bin/g++"], "g++"),
     (&["/usr/bin/go", "/usr/local/go/bin/go"], "golang-go"),

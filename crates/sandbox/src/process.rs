@@ -9,7 +9,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
@@ -81,9 +81,12 @@ impl ProcessBackend {
         let (log, writer) = io::pipe().map_err(making)?;
 
         let argv = self.command(&spec, shim).await?;
+        let (program, arguments) = argv
+            .split_first()
+            .ok_or_else(|| making(io::ErrorKind::InvalidInput.into()))?;
         let variables = variables(&socket.to_string_lossy(), &spec.preload);
-        let child = Command::new(&spec.interpreter)
-            .args(&argv[1..])
+        let child = Command::new(program)
+            .args(arguments)
             .env_clear()
             .envs(ENVIRONMENT.iter().filter_map(|entry| entry.split_once('=')))
             .envs(variables.iter().filter_map(|entry| entry.split_once('=')))
@@ -96,7 +99,7 @@ impl ProcessBackend {
             .kill_on_drop(true)
             .spawn()
             .map_err(|source| {
-                CreateError::io(format!("starting {}", spec.interpreter.display()), source)
+                CreateError::io(format!("starting {}", Path::new(program).display()), source)
             })?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
         let pid = pid.ok_or_else(|| making(io::ErrorKind::NotFound.into()))?;

@@ -6,6 +6,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::docker::image::{docker, import};
+use crate::docker::{on_docker, register_custom};
 use crate::support::{Function, Node, node, python, zip};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
@@ -124,58 +126,108 @@ fn go_functions_run_with_the_package_of_this_project() {
     assert_eq!(result, greeting);
 }
 
+/// Nodes with sandboxes of the two kinds that take programs as code.
+fn nodes() -> [Node; 2] {
+    ["auto", "process"].map(|isolation| node().set("sandbox.isolation", isolation).start())
+}
+
 #[test]
 fn functions_for_lambda_run_with_the_package_of_its_maker() {
-    let (node, build) = (node().start(), Build::new());
-    let program = build.go("lambda", "bootstrap", architecture());
+    let program = Build::new().go("lambda", "bootstrap", architecture());
+    for node in nodes() {
+        serves_lambda(&node, &program);
+    }
+}
+
+#[track_caller]
+fn serves_lambda(node: &Node, program: &[u8]) {
     let f = function("f", "provided.al2023", "");
     node.post(
         "/create",
-        &f.body_with(tar(&[("bootstrap", &program)], 0o755)),
+        &f.body_with(tar(&[("bootstrap", program)], 0o755)),
     )
     .expect(200);
     for _ in 0..3 {
-        let result = call(&node, "f", json!({"name": "Ada"}), "greeting Ada\n");
+        let result = call(node, "f", json!({"name": "Ada"}), "greeting Ada\n");
         assert_eq!(result["message"], "Hello, Ada!");
         assert_eq!(result["function"], "f");
         assert!(!result["request_id"].as_str().unwrap().is_empty());
     }
     failure(
-        &node,
+        node,
         "f",
         json!({}),
         &["errorString", "the event has no `name`"],
     );
     // The package reports a panic and ends the program.
-    let problem = failure(&node, "f", json!({"name": "nobody"}), &["nobody to greet"]);
+    let problem = failure(node, "f", json!({"name": "nobody"}), &["nobody to greet"]);
     let stack = problem["stack"].as_str().unwrap();
     assert!(stack.contains("main.go"), "{stack}");
 }
 
 #[test]
 fn commands_run_in_any_language() {
-    let (node, build) = (node().start(), Build::new());
+    let build = Build::new();
     let script = std::fs::read(Path::new(EXAMPLES).join("custom_hello/hello.py")).unwrap();
     let rust = build.compiled("rustc", "rust/hello.rs");
     let cpp = build.compiled("g++", "c++/hello.cpp");
-    for (name, handler, program) in [
-        ("rust", "hello", &rust),
-        ("cpp", "./hello", &cpp),
-        ("python", "hello.py", &script),
-    ] {
+    let programs = [
+        ("rust", "hello", &*rust),
+        ("cpp", "./hello", &*cpp),
+        ("python", "hello.py", &*script),
+    ];
+    for node in nodes() {
+        runs_commands(&node, &programs);
+    }
+}
+
+#[track_caller]
+fn runs_commands(node: &Node, programs: &[(&str, &str, &[u8])]) {
+    for &(name, handler, program) in programs {
         let file = handler.trim_start_matches("./");
         let archive = tar(&[(file, program)], 0o755);
         let body = function(name, "custom", handler).body_with(archive);
         node.post("/create", &body).expect(200);
     }
     let params = json!({"name": "Ada"});
-    let result = call(&node, "rust", params.clone(), "counted\n");
+    let result = call(node, "rust", params.clone(), "counted\n");
     assert_eq!(result, json!({"bytes": params.to_string().len()}));
     let read = format!("read {} bytes\n", params.to_string().len());
-    let result = call(&node, "cpp", params.clone(), &read);
+    let result = call(node, "cpp", params.clone(), &read);
     assert_eq!(result, json!({"got": params}));
-    let result = call(&node, "python", params, "greeting Ada\n");
+    let result = call(node, "python", params, "greeting Ada\n");
     assert_eq!(result, json!({"message": "Hello, Ada!"}));
     let said = ["exit status 1", "the parameter `name` is missing"];
-    failure(&node, "python", json!({}), &said);
+    failure(node, "python", json!({}), &said);
+}
+
+/// A program that needs nothing beside it, as an image.
+fn image(build: &Build, name: &str, program: &[u8], changes: &[&str]) -> String {
+    let archive = build.path(&format!("{name}.tar"));
+    std::fs::write(&archive, tar(&[("program", program)], 0o755)).unwrap();
+    let image = format!("serverledge-test-{name}:{}", std::process::id());
+    let changes = [&["ENTRYPOINT [\"/program\"]"], changes].concat();
+    import(&archive, &image, &changes);
+    image
+}
+
+#[test]
+fn programs_in_images_run_in_containers() {
+    let (node, build) = (on_docker().start(), Build::new());
+    let server = build.go("go", "server", architecture());
+    let lambda = build.go("lambda", "lambda", architecture());
+    let images = [
+        image(&build, "go", &server, &[]),
+        image(&build, "lambda-go", &lambda, &["ENV LAMBDA_TASK_ROOT=/"]),
+    ];
+    for (name, image) in ["go", "lambda"].iter().zip(&images) {
+        register_custom(&node, name, image).expect(200);
+        for _ in 0..2 {
+            let result = call(&node, name, json!({"name": "Ada"}), "greeting Ada\n");
+            assert_eq!(result["message"], "Hello, Ada!");
+        }
+        failure(&node, name, json!({}), &["`name`"]);
+    }
+    node.stop();
+    docker(&[&["rmi"][..], &images.each_ref().map(|name| &**name)].concat());
 }

@@ -23,6 +23,7 @@ mod disk;
 mod docker;
 mod documents;
 mod etcd;
+mod examples;
 mod fleet;
 mod hostile;
 mod image;

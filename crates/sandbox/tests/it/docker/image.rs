@@ -52,14 +52,18 @@ fn imported(name: &str, changes: &[&str]) -> String {
         return name;
     }
     let built = tempfile::tempdir().unwrap();
-    let archive = python_root(built.path());
+    import(&python_root(built.path()), &name, changes);
+    name
+}
+
+/// Makes an image of a tar.
+pub(crate) fn import(archive: &Path, name: &str, changes: &[&str]) {
     let mut arguments = vec!["import"];
     for change in changes {
         arguments.extend(["--change", change]);
     }
-    arguments.extend([archive.to_str().unwrap(), &name]);
+    arguments.extend([archive.to_str().unwrap(), name]);
     docker(&arguments);
-    name
 }
 
 /// A tar in `dir` of this machine's Python, of `server.py` and of `lambda.py`.
@@ -98,18 +102,24 @@ fn python_files() -> Vec<String> {
     let extensions = std::fs::read_dir(Path::new(&library).join("lib-dynload")).unwrap();
     binaries.extend(extensions.map(|file| file.unwrap().path().to_str().unwrap().to_owned()));
     let binaries: Vec<&str> = binaries.iter().map(String::as_str).collect();
-    let mut files: Vec<String> = run("ldd", &binaries)
+    let mut files = libraries(&binaries);
+    files.extend(["/usr/bin/python3".to_owned(), library]);
+    files.iter().map(|file| file[1..].to_owned()).collect()
+}
+
+/// Paths of the libraries that these programs and libraries need.
+pub(crate) fn libraries(binaries: &[&str]) -> Vec<String> {
+    let mut files: Vec<String> = run("ldd", binaries)
         .split_whitespace()
         .filter(|word| word.starts_with('/') && !word.ends_with(':'))
         .map(str::to_owned)
         .collect();
-    files.extend(["/usr/bin/python3".to_owned(), library]);
     files.sort();
     files.dedup();
-    files.iter().map(|file| file[1..].to_owned()).collect()
+    files
 }
 
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
     assert!(output.status.success(), "{program}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
