@@ -25,7 +25,7 @@ pub use optimizer::{
 };
 pub use wire::{
     AsyncReply, Coordinates, Field, FunctionSpec, InvokeReply, InvokeRequest, Network, Params,
-    PrewarmReply, PrewarmRequest, Problem, Signature, StatusReply,
+    PrewarmReply, PrewarmRequest, Problem, QosClass, Signature, StatusReply,
 };
 pub use workflow::{
     Condition, CreateWorkflow, InvokeWorkflow, Plan, ResumeWorkflow, SerializedWorkflow,

@@ -144,7 +144,7 @@ wire! {
         /// An object, as raw text; `None` = null.
         "Params" params: Option<Params>,
         /// Quality-of-service class.
-        "QoSClass" qos_class: i64,
+        "QoSClass" qos_class: QosClass,
         /// Wanted response time, seconds.
         "QoSMaxRespT" qos_max_response_time: f64,
         /// Whether another node may run it.
@@ -153,6 +153,31 @@ wire! {
         "Async" is_async: bool,
         /// Whether the caller wants what the function prints.
         "ReturnOutput" return_output: bool,
+    }
+}
+
+/// A quality-of-service class: a number, or (in an older version of the original, and here) a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a number or a name")]
+pub enum QosClass {
+    /// 0 for calls that name none.
+    Number(i64),
+    /// Empty for calls that name none.
+    Name(String),
+}
+
+impl Default for QosClass {
+    fn default() -> Self {
+        Self::Number(0)
+    }
+}
+
+impl fmt::Display for QosClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
     }
 }
 

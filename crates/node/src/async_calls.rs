@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use serverledge_api::InvokeReply;
+use serverledge_api::{InvokeReply, QosClass};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
@@ -44,8 +44,35 @@ struct Accepted {
     /// Whether another node may run it.
     #[serde(default)]
     can_offload: bool,
+    #[serde(default)]
+    qos_class: QosClass,
+    /// Wanted response time, seconds since it was accepted; 0 or less: none.
+    #[serde(default)]
+    response_time_max: f64,
     accepted_unix: f64,
 }
+
+impl Accepted {
+    /// What goes along with it: its deadline has been running since it was accepted.
+    fn along(&self, node: &Node) -> Along {
+        let waited = (unix_now() - self.accepted_unix).max(0.0);
+        let remaining = match self.response_time_max {
+            wanted if wanted > 0.0 => (wanted - waited).max(RESPONSE_TIME_MIN),
+            none => none,
+        };
+        // A class that is configured no more is the default one.
+        let class = node.qos.class(&self.qos_class, true).unwrap_or_default();
+        Along {
+            class,
+            qos_class: self.qos_class.clone(),
+            response_time_max: remaining,
+            ..Along::default()
+        }
+    }
+}
+
+/// What is left of a response time that has passed, seconds: 0 would be none.
+const RESPONSE_TIME_MIN: f64 = 0.001;
 
 /// A result as it is kept: the reply, and for a failure its reason.
 #[derive(Debug, Serialize)]
@@ -110,20 +137,20 @@ impl AsyncCalls {
     }
 
     /// Writes the call to the store; once this returns, it will be run.
-    pub async fn accept(
+    pub(crate) async fn accept(
         &self,
         id: &str,
         function: &str,
         params: &[u8],
         return_output: bool,
-        can_offload: bool,
+        sending: (bool, &Along),
     ) -> Result<(), AcceptError> {
         let before = self.pending.fetch_add(1, Ordering::Relaxed);
         if before >= self.config.pending_max {
             self.pending.fetch_sub(1, Ordering::Relaxed);
             return Err(AcceptError::TooMany(before));
         }
-        let written = match encode(function, params, return_output, can_offload) {
+        let written = match encode(function, params, return_output, sending) {
             Ok(record) => self.store.accept_call(id, record).await,
             Err(error) => Err(error),
         };
@@ -153,7 +180,7 @@ fn encode(
     function: &str,
     params: &[u8],
     return_output: bool,
-    can_offload: bool,
+    (can_offload, along): (bool, &Along),
 ) -> Result<Vec<u8>, StoreError> {
     let text = String::from_utf8_lossy(params).into_owned();
     let record = serde_json::value::RawValue::from_string(text).and_then(|params| {
@@ -163,6 +190,8 @@ fn encode(
             params,
             return_output,
             can_offload,
+            qos_class: along.qos_class.clone(),
+            response_time_max: along.response_time_max,
             accepted_unix: unix_now(),
         };
         serde_json::to_vec(&accepted)
@@ -262,7 +291,8 @@ async fn attempt(
                 counted = count(&calls.store, id).await;
             }
         };
-        let error = match run_call(node, &function, invocation, count, accepted.can_offload).await {
+        let sending = (accepted.can_offload, accepted.along(node));
+        let error = match run_call(node, &function, invocation, count, sending).await {
             Ok(reply) => {
                 return Ok(Some(stored(Stored { reply, error: None })));
             }
@@ -288,7 +318,7 @@ pub(crate) async fn run_call(
     function: &Arc<Function>,
     invocation: Invocation,
     count: impl Future<Output = ()>,
-    can_offload: bool,
+    sending: (bool, Along),
 ) -> Result<InvokeReply, InvokeError> {
     let fleet = node.federation.as_ref();
     let Some((fleet, policy)) = fleet.and_then(|it| Some((it, it.policy()?))) else {
@@ -296,7 +326,6 @@ pub(crate) async fn run_call(
         return Ok(node.reply(report));
     };
     count.await;
-    let sending = (can_offload, Along::default());
     match route(node, fleet, policy, function, invocation, sending).await {
         Ok(routed) => Ok(routed.reply),
         Err(unrouted) => Err(unrouted.error),

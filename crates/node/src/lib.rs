@@ -19,6 +19,7 @@ pub mod launch;
 pub mod node;
 pub mod pool;
 mod prestart;
+mod qos;
 mod status;
 pub mod store;
 pub mod workflows;

@@ -29,6 +29,7 @@ use crate::http::Room;
 use crate::invoke::Report;
 use crate::launch::Launcher;
 use crate::pool::Pool;
+use crate::qos::Qos;
 use crate::store::Store;
 use crate::workflows::{self, Workflows};
 
@@ -53,6 +54,8 @@ pub struct Node {
     pub(crate) name_locks: Vec<tokio::sync::Mutex<()>>,
     /// The fleet, if the node is in one.
     pub(crate) federation: Option<Federation>,
+    /// Classes of calls, and what is planned for them.
+    pub(crate) qos: Qos,
     /// Memory for the bodies of requests.
     pub(crate) room: Room,
     pub(crate) backend: Arc<dyn Backend>,
@@ -144,6 +147,7 @@ impl Node {
                 .take(NAME_LOCKS)
                 .collect(),
             federation: Federation::new(&config),
+            qos: Qos::new(&config, Federation::policy_of(&config)),
             backend,
             last_request: AtomicU64::new(0),
             stopping: CancellationToken::new(),

@@ -7,15 +7,18 @@
 mod cloudonly;
 mod edgecloud;
 mod edgeonly;
+mod qosaware;
 mod target;
 mod trail;
 
 pub use self::cloudonly::CloudOnly;
 pub use self::edgecloud::EdgeCloud;
 pub use self::edgeonly::EdgeOnly;
+pub use self::qosaware::QosAware;
 pub use self::target::{Candidate, Wanted, choose, choose_neighbor};
 pub use self::trail::{Reason, Trail};
 
+use crate::qos::Odds;
 use crate::scheduler::DropReason;
 
 /// What a policy sees of a call.
@@ -31,6 +34,8 @@ pub struct Situation {
     pub edge: Remote,
     /// How it went in the cloud.
     pub cloud: Remote,
+    /// What is planned for calls like it, if that was looked up: for `qosaware`.
+    pub odds: Option<Odds>,
 }
 
 /// What is known of running the call here.
@@ -84,6 +89,7 @@ pub fn by_name(name: &str) -> Option<&'static dyn Policy> {
         "cloudonly" => Some(&CloudOnly),
         "edgecloud" => Some(&EdgeCloud),
         "edgeonly" => Some(&EdgeOnly),
+        "qosaware" => Some(&QosAware),
         _ => None,
     }
 }
@@ -105,6 +111,7 @@ mod tests {
             local,
             edge: remote,
             cloud: remote,
+            odds: None,
         };
         let placed = by_name(policy).unwrap().place(&situation);
         assert_eq!(placed, expected, "{policy} {situation:?}");
@@ -143,6 +150,7 @@ mod tests {
             local: Local::Untried,
             edge: OPEN,
             cloud: OPEN,
+            odds: None,
         };
         assert_eq!(CloudOnly.place(&situation), Placement::Offload);
         for closed in [CLOSED, Remote::Nobody] {
@@ -175,6 +183,7 @@ mod tests {
             local: Local::Untried,
             edge: OPEN,
             cloud: OPEN,
+            odds: None,
         };
         assert_eq!(EdgeOnly.place(&situation), Placement::Neighbor);
         situation.edge = CLOSED;
@@ -188,15 +197,16 @@ mod tests {
     /// The shell asks again after every failure: no policy may ask for what has failed.
     #[test]
     fn every_policy_comes_to_an_end() {
-        for name in ["edgecloud", "cloudonly", "edgeonly"] {
+        for name in ["edgecloud", "cloudonly", "edgeonly", "qosaware"] {
             let policy = by_name(name).unwrap();
-            for bits in 0..4 {
+            for bits in 0..8_u64 {
                 let mut situation = Situation {
                     can_offload: bits & 1 != 0,
                     fallback_local: bits & 2 != 0,
                     local: Local::Untried,
                     edge: OPEN,
                     cloud: OPEN,
+                    odds: (bits & 4 != 0).then(|| Odds::unplanned(bits)),
                 };
                 for step in 0.. {
                     assert!(step < 4, "{name} {situation:?}");
@@ -213,7 +223,7 @@ mod tests {
 
     #[test]
     fn other_names_stay_on_the_node() {
-        for name in ["default", "localonly", "qosaware", ""] {
+        for name in ["default", "localonly", "fastest", ""] {
             assert!(by_name(name).is_none(), "{name}");
         }
     }

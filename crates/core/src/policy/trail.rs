@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::fleet::Known;
+use crate::qos::{Choice, Odds};
 use crate::scheduler::DropReason;
 
 /// Why a place was rejected.
@@ -60,6 +61,15 @@ pub struct Trail {
     places: Vec<(String, Verdict)>,
     /// Those beyond.
     more: usize,
+    lot: Option<Lot>,
+}
+
+/// What was planned for the call, and what it drew.
+#[derive(Debug, Clone, PartialEq)]
+struct Lot {
+    class: String,
+    odds: Odds,
+    drawn: Vec<Choice>,
 }
 
 impl Trail {
@@ -69,6 +79,25 @@ impl Trail {
             policy,
             places: Vec::new(),
             more: 0,
+            lot: None,
+        }
+    }
+
+    /// Notes that the call goes by lot, in this class.
+    pub fn by_lot(&mut self, class: &str, odds: &Odds) {
+        self.lot = Some(Lot {
+            class: class.to_owned(),
+            odds: *odds,
+            drawn: Vec::new(),
+        });
+    }
+
+    /// Notes what a call that goes by lot has drawn.
+    pub fn draw(&mut self, choice: Choice) {
+        if let Some(lot) = &mut self.lot
+            && lot.drawn.last() != Some(&choice)
+        {
+            lot.drawn.push(choice);
         }
     }
 
@@ -99,6 +128,9 @@ impl Trail {
 impl fmt::Display for Trail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "policy {}", self.policy)?;
+        if let Some(lot) = &self.lot {
+            write!(f, "{lot}")?;
+        }
         for (place, verdict) in &self.places {
             match verdict {
                 Verdict::Rejected(reason) => write!(f, "; {place}: {reason}")?,
@@ -114,5 +146,67 @@ impl fmt::Display for Trail {
             0 => Ok(()),
             more => write!(f, "; and {more} more"),
         }
+    }
+}
+
+impl fmt::Display for Lot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { class, odds, drawn } = self;
+        write!(f, "; class {class}")?;
+        match odds.is_planned {
+            true => write!(f, "; planned {}", odds.planned)?,
+            false => write!(f, "; nothing planned yet")?,
+        }
+        match (odds.spent_up, odds.over_budget) {
+            (true, _) => write!(f, "; the cloud's budget is spent")?,
+            (false, true) => write!(f, "; the cloud costs more than its budget")?,
+            (false, false) => {}
+        }
+        for (index, choice) in drawn.iter().enumerate() {
+            let before = if index == 0 { "; drew " } else { ", then " };
+            write!(f, "{before}{choice}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qos::Probabilities;
+
+    #[test]
+    fn a_lot_is_told_with_its_odds() {
+        let mut trail = Trail::new("qosaware");
+        let odds = Odds {
+            planned: Probabilities {
+                local: 0.25,
+                cloud: 0.75,
+                edge: 0.0,
+                drop: 0.0,
+            },
+            is_planned: true,
+            over_budget: true,
+            ..Odds::unplanned(1)
+        };
+        trail.by_lot("critical", &odds);
+        for choice in [Choice::Local, Choice::Cloud, Choice::Cloud] {
+            trail.draw(choice);
+        }
+        trail.reject("here", Reason::Refused(DropReason::NoRoom));
+        assert_eq!(
+            trail.to_string(),
+            "policy qosaware; class critical; planned local 0.25, cloud 0.75, edge 0.00, drop 0.00; \
+             the cloud costs more than its budget; drew local, then cloud; here: the node has no \
+             room for another sandbox, and no queue is configured"
+        );
+        let mut trail = Trail::new("qosaware");
+        trail.by_lot("default", &Odds::unplanned(1));
+        trail.draw(Choice::Drop);
+        let text = trail.to_string();
+        assert_eq!(
+            text,
+            "policy qosaware; class default; nothing planned yet; drew drop"
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::draw::{Choice, Probabilities};
-use super::program::{Flow, Program};
+use super::program::{Flow, Place, Program};
 use super::solve::Solution;
 
 /// Below this, a place is not used.
@@ -20,8 +20,17 @@ pub struct Plan {
     pub program: Program,
     /// What was answered.
     pub solution: Solution,
-    /// By function, and then by class.
-    table: BTreeMap<String, Vec<Option<Probabilities>>>,
+    /// By function.
+    table: BTreeMap<String, Row>,
+}
+
+/// A function's part of the table.
+#[derive(Debug, Clone, PartialEq)]
+struct Row {
+    /// The way to the cloud and back, and to neighbors, seconds.
+    ways: [f64; 2],
+    /// By class.
+    classes: Vec<Option<Probabilities>>,
 }
 
 /// A place that the plan sends nothing of a flow to.
@@ -66,13 +75,16 @@ impl fmt::Display for Why {
 impl Plan {
     /// Of a program and its solution.
     pub fn new(program: Program, solution: Solution) -> Self {
-        let mut table: BTreeMap<String, Vec<Option<Probabilities>>> = BTreeMap::new();
+        let mut table: BTreeMap<String, Row> = BTreeMap::new();
         for (flow, it) in program.flows.iter().zip(&solution.probabilities) {
-            let name = &program.functions[flow.function].name;
-            let row = table
-                .entry(name.clone())
-                .or_insert_with(|| vec![None; program.classes.len()]);
-            row[flow.class] = Some(*it);
+            let view = &program.functions[flow.function];
+            let way = |place: Option<Place>| place.map_or(0.0, |place| place.offset);
+            let row = || Row {
+                ways: [way(view.cloud), way(view.edge)],
+                classes: vec![None; program.classes.len()],
+            };
+            let row = table.entry(view.name.clone()).or_insert_with(row);
+            row.classes[flow.class] = Some(*it);
         }
         Self {
             program,
@@ -82,8 +94,27 @@ impl Plan {
     }
 
     /// The probabilities for a call of `function` in `class`; `None` if nothing is planned for it.
-    pub fn find(&self, function: &str, class: usize) -> Option<Probabilities> {
-        *self.table.get(function)?.get(class)?
+    ///
+    /// With `remaining` seconds to its own deadline, it doesn't go where the way alone takes longer:
+    /// what is left doesn't sum to 1 then.
+    pub fn find(
+        &self,
+        function: &str,
+        class: usize,
+        remaining: Option<f64>,
+    ) -> Option<Probabilities> {
+        let row = self.table.get(function)?;
+        let mut planned = (*row.classes.get(class)?)?;
+        if let Some(remaining) = remaining {
+            let [cloud, edge] = row.ways;
+            if cloud >= remaining {
+                planned.cloud = 0.0;
+            }
+            if edge >= remaining {
+                planned.edge = 0.0;
+            }
+        }
+        Some(planned)
     }
 
     /// The places that a flow, by its index, never goes to, and why.
@@ -154,7 +185,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::classes::Class;
-    use super::super::program::{Place, View};
+    use super::super::program::View;
     use super::*;
 
     /// One function in two classes; there is room for one of them here, and the cloud is far.
@@ -204,10 +235,13 @@ mod tests {
         let solution = program.solve().unwrap();
         let plan = Plan::new(program, solution);
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-6, "{plan:?}");
-        close(plan.find("f", 0).unwrap().local, 1.0);
-        close(plan.find("f", 1).unwrap().cloud, 1.0);
-        assert_eq!(plan.find("f", 2), None);
-        assert_eq!(plan.find("g", 0), None);
+        close(plan.find("f", 0, None).unwrap().local, 1.0);
+        close(plan.find("f", 1, None).unwrap().cloud, 1.0);
+        assert_eq!(plan.find("f", 2, None), None);
+        assert_eq!(plan.find("g", 0, None), None);
+        // The way to the cloud takes 2 s.
+        close(plan.find("f", 1, Some(3.0)).unwrap().cloud, 1.0);
+        close(plan.find("f", 1, Some(1.5)).unwrap().cloud, 0.0);
 
         let why = |index| {
             let all = plan.rejected(index).into_iter();
@@ -226,7 +260,7 @@ mod tests {
         program.budget = Some(0.0);
         let solution = program.solve().unwrap();
         let plan = Plan::new(program, solution);
-        assert!((plan.find("f", 1).unwrap().drop - 1.0).abs() < 1e-6);
+        assert!((plan.find("f", 1, None).unwrap().drop - 1.0).abs() < 1e-6);
         let cloud = plan.rejected(1).into_iter();
         let cloud = cloud.filter(|it| it.choice == Choice::Cloud);
         assert_eq!(cloud.map(|it| it.why).collect::<Vec<_>>(), [Why::Budget]);

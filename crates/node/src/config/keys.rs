@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serverledge_core::qos::Class;
 use serverledge_core::{Ipv4Network, Language};
 use serverledge_sandbox::docker::check_image;
 
@@ -90,6 +91,10 @@ pub(super) enum Set {
     RuntimePath,
     RuntimeLanguage,
     RuntimeImage,
+    ClassNumber,
+    /// Seconds; a negative number is none.
+    ClassDeadline(f64),
+    ClassValue(RangeInclusive<f64>, fn(&mut Class, f64)),
 }
 
 const LANGUAGES: &[&str] = &["python", "nodejs", "java"];
@@ -162,6 +167,18 @@ impl Set {
                 let image = value.as_text().filter(|it| check_image(it).is_none());
                 image.map(|image| runtime(config, name).image = Some(image))
             }
+            Self::ClassNumber => {
+                let number = value.as_integer().and_then(|it| i64::try_from(it).ok());
+                number.map(|number| class(config, name).number = Some(number))
+            }
+            Self::ClassDeadline(most) => {
+                let deadline = deadline(value, *most);
+                deadline.map(|deadline| class(config, name).deadline = deadline)
+            }
+            Self::ClassValue(range, set) => value
+                .as_number()
+                .filter(|v| range.contains(v))
+                .map(|value| set(class(config, name), value)),
         };
         set.ok_or_else(|| self.kind())
     }
@@ -177,7 +194,9 @@ impl Set {
                     bounds(range, &u64::MAX)
                 )
             }
-            Self::Number(range, _) => format!("a number {}", bounds(range, &f64::MAX)),
+            Self::Number(range, _) | Self::ClassValue(range, _) => {
+                format!("a number {}", bounds(range, &f64::MAX))
+            }
             Self::Duration(range, _) => {
                 format!(
                     "seconds, as a number or like 500ms, {}",
@@ -195,6 +214,10 @@ impl Set {
             Self::RuntimePath => "an absolute path".into(),
             Self::Choice(choices, _) => format!("one of {}", choices.join(", ")),
             Self::RuntimeImage => "the name of an image".into(),
+            Self::ClassNumber => format!("an integer from 0 to {}", i64::MAX),
+            Self::ClassDeadline(most) => {
+                format!("seconds, as a number or like 500ms, up to {most}; -1: none")
+            }
             Self::RuntimeLanguage => format!("one of {}", LANGUAGES.join(", ")),
         }
     }
@@ -209,6 +232,22 @@ fn absolute(value: &Scalar) -> Option<PathBuf> {
 
 fn runtime<'a>(config: &'a mut Config, name: &str) -> &'a mut RuntimeConfig {
     config.runtimes.entry(name.to_string()).or_default()
+}
+
+fn class<'a>(config: &'a mut Config, name: &str) -> &'a mut Class {
+    let classes = &mut config.qos.classes;
+    classes
+        .entry(name.to_string())
+        .or_insert_with(|| Class::new(name))
+}
+
+/// A deadline, or that there is none.
+fn deadline(value: &Scalar, most: f64) -> Option<Option<Duration>> {
+    if value.as_number().is_some_and(|number| number < 0.0) {
+        return Some(None);
+    }
+    let deadline = value.as_duration()?;
+    (deadline.as_secs_f64() <= most).then_some(Some(deadline))
 }
 
 fn bounds<T: PartialEq + std::fmt::Display>(range: &RangeInclusive<T>, unlimited: &T) -> String {

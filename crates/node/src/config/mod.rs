@@ -23,7 +23,7 @@ use self::keys::{Effect, Found};
 pub use self::keys::{KeyDoc, describe};
 pub use self::sections::{
     Api, Async, Code, CodeUrl, Config, Container, Etcd, Function, Image, Isolation, Janitor,
-    LogFormat, Network, Registry, RuntimeConfig, Sandbox, SandboxBackend, Scheduler, Shutdown,
+    LogFormat, Network, Qos, Registry, RuntimeConfig, Sandbox, SandboxBackend, Scheduler, Shutdown,
     Storage, Workflow,
 };
 use self::value::Scalar;
@@ -32,9 +32,6 @@ use self::value::Scalar;
 const CLIENT_VARIABLES: [&str; 3] = ["HOST", "PORT", "TOKEN"];
 
 const VARIABLE_PREFIX: &str = "SERVERLEDGE_";
-
-/// Scheduling policies of the original that decide between nodes.
-const POLICIES_LATER: [&str; 1] = ["qosaware"];
 
 /// A configuration in the making.
 #[derive(Default)]
@@ -196,6 +193,9 @@ impl Loader {
             let text = "is docker, which isolates in its own way: leave sandbox.isolation at auto";
             problems.push(("sandbox.backend", text.to_string()));
         }
+        if let Err(error) = config.qos.classes() {
+            problems.push(("qos.class", error.to_string()));
+        }
         for (key, text) in problems {
             self.problem(Some(key.to_string()), "all settings together", text);
         }
@@ -207,16 +207,15 @@ impl Loader {
         let policy = self.config.scheduler.policy.clone();
         let text = match policy.as_str() {
             "default" | "localonly" => return,
-            "edgecloud" | "cloudonly" | "edgeonly" if self.config.etcd.endpoints.is_empty() => {
+            "edgecloud" | "cloudonly" | "edgeonly" | "qosaware"
+                if self.config.etcd.endpoints.is_empty() =>
+            {
                 format!("{policy} needs a fleet: without etcd.address, everything runs here")
             }
             "edgecloud" | "cloudonly" if self.config.registry.remote_area.is_none() => {
                 format!("{policy} has nowhere to send calls: registry.remote.area is not set")
             }
-            "edgecloud" | "cloudonly" | "edgeonly" => return,
-            later if POLICIES_LATER.contains(&later) => {
-                format!("{later} has no effect yet: this version runs everything on its own node")
-            }
+            "edgecloud" | "cloudonly" | "edgeonly" | "qosaware" => return,
             other => format!("{other} is no policy; everything runs on this node, as with default"),
         };
         let key = "scheduler.policy".to_string();

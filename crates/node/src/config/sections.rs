@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serverledge_core::qos::{Class, ClassError, Classes};
 use serverledge_core::{Ipv4Network, Language, NetworkPolicy};
 use serverledge_sandbox::NetworkConfig;
 use serverledge_sandbox::image::{ImageConfig, ImageLimits};
@@ -28,6 +29,8 @@ pub struct Config {
     pub janitor: Janitor,
     /// Who waits, and how long: `scheduler.*`.
     pub scheduler: Scheduler,
+    /// What calls are worth and what the cloud may cost: `qos.*` and others.
+    pub qos: Qos,
     /// Limits of calls: `function.*`.
     pub function: Function,
     /// Limits of code: `code.*`.
@@ -259,6 +262,43 @@ impl Default for Scheduler {
             wait_capacity: 1000,
             starts_max: 16,
             fallback_local: false,
+        }
+    }
+}
+
+/// What calls are worth and what the cloud may cost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Qos {
+    /// Classes of calls, by name in lower case: `qos.class.<name>.*`.
+    pub classes: BTreeMap<String, Class>,
+    /// How often a plan is made; 10 s.
+    pub interval: Duration,
+    /// Cost of a GB used for a second in the cloud; 0.00005.
+    pub cloud_cost: f64,
+    /// What the cloud may cost an hour, 0 = anything; 0.
+    pub budget: f64,
+    /// Bandwidth to the cloud, Mbit/s, 0 = any; 0.
+    pub cloud_bandwidth_mbit: f64,
+    /// Bandwidth to neighbors, Mbit/s, 0 = any; 0.
+    pub edge_bandwidth_mbit: f64,
+}
+
+impl Qos {
+    /// All classes, the default one included.
+    pub fn classes(&self) -> Result<Classes, ClassError> {
+        Classes::new(self.classes.values().cloned().collect())
+    }
+}
+
+impl Default for Qos {
+    fn default() -> Self {
+        Self {
+            classes: BTreeMap::new(),
+            interval: Duration::from_secs(10),
+            cloud_cost: 5e-5,
+            budget: 0.0,
+            cloud_bandwidth_mbit: 0.0,
+            edge_bandwidth_mbit: 0.0,
         }
     }
 }

@@ -483,3 +483,56 @@ fn endpoints_of_etcd_are_hosts_with_ports() {
         assert!(environment(wrong).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn classes_are_read_by_name_in_any_notation() {
+    let text = "qos.class.critical: {number: 1, utility: 2.5, deadline: 500ms, completion: 0.9}\n\
+        qos:\n  class:\n    Batch.deadline: -1\n    batch:\n      penalty: 0.5\n\
+        solver.evalinterval: 2s\nscheduler: {cloud.cost: 0.001, local.budget: 0.25}\n\
+        metrics.bandwidth.cloud: 10\n";
+    let environment = [("SERVERLEDGE_QOS_CLASS_BATCH_DROP_PENALTY", "3")];
+    let (config, warnings) = load("c.yaml", text, &environment).unwrap();
+    assert_eq!(warnings, []);
+    let classes = config.qos.classes().unwrap();
+    assert_eq!(classes.known(), "batch, critical (1), default (0)");
+    let [batch, critical, default] = classes.all() else {
+        panic!("{classes:?}");
+    };
+    assert_eq!(critical.deadline, Some(Duration::from_millis(500)));
+    assert_eq!((critical.utility, critical.completion), (2.5, 0.9));
+    assert_eq!((batch.deadline, batch.utility), (None, 1.0));
+    assert_eq!((batch.penalty, batch.drop_penalty), (0.5, 3.0));
+    assert_eq!((default.utility, default.deadline), (1.0, None));
+    let qos = &config.qos;
+    assert_eq!(qos.interval, Duration::from_secs(2));
+    assert_eq!((qos.cloud_cost, qos.budget), (0.001, 0.25));
+    assert_eq!(
+        (qos.cloud_bandwidth_mbit, qos.edge_bandwidth_mbit),
+        (10.0, 0.0)
+    );
+}
+
+#[test]
+fn classes_that_make_no_sense_are_refused() {
+    for (text, expected) in [
+        ("qos.class.a.completion: 1.5", "from 0 to 1"),
+        ("qos.class.a.utility: -1", "from 0 to"),
+        ("qos.class.a.deadline: soon", "-1: none"),
+        ("qos.class.a.number: -1", "an integer"),
+        (
+            "qos.class.a.utilty: 1",
+            "did you mean qos.class.<name>.utility?",
+        ),
+        (
+            "qos.class: {a.number: 3, b.number: 3}",
+            "both have the number 3",
+        ),
+    ] {
+        let found = problems(text, &[]);
+        assert!(found[0].contains(expected), "{text}: {found:?}");
+    }
+    let many: String = (0..70)
+        .map(|n| format!("qos.class.c{n}.number: {n}\n"))
+        .collect();
+    assert!(problems(&many, &[])[0].contains("70 classes"));
+}

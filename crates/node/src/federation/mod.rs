@@ -36,6 +36,7 @@ pub use self::member::{Member, Members};
 use self::offload::Offloader;
 pub use self::peers::{Near, Peers};
 use self::results::Outbox;
+pub(crate) use self::targets::Place;
 use crate::catalog::FunctionRecord;
 use crate::config::Config;
 use crate::node::Node;
@@ -173,6 +174,7 @@ pub(crate) async fn start(node: &Arc<Node>, address: SocketAddr) -> Option<Runni
         entry.udp_port = socket.local_addr().map_or(entry.udp_port, |it| it.port());
         tasks.spawn(datagram::serve(Arc::clone(node), socket));
     }
+    tasks.spawn(crate::qos::keep_planning(Arc::clone(node)));
     tasks.spawn(ask::ask(Arc::clone(node), address.ip()));
     let leaving = CancellationToken::new();
     let registration = registration::keep(Arc::clone(&federation.etcd), entry, leaving.clone());

@@ -17,7 +17,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serverledge_api::{InvokeReply, Problem};
+use serverledge_api::{InvokeReply, Problem, QosClass};
 use serverledge_core::policy::Reason;
 
 use super::Member;
@@ -61,8 +61,10 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
 /// What goes along with a call that is sent on.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Along {
-    /// Quality-of-service class.
-    pub(crate) qos_class: i64,
+    /// Quality-of-service class, by its index here.
+    pub(crate) class: usize,
+    /// The same, as others are told.
+    pub(crate) qos_class: QosClass,
     /// Wanted response time, seconds; 0 or less: none.
     pub(crate) response_time_max: f64,
     /// Headers of the trace.
@@ -201,10 +203,12 @@ fn request(
     // Parameters are JSON already.
     let mut body = b"{\"Params\":".to_vec();
     body.extend_from_slice(&invocation.params);
+    body.extend_from_slice(b",\"QoSClass\":");
+    body.extend_from_slice(&serverledge_api::encode(&along.qos_class));
     let rest = format!(
-        ",\"QoSClass\":{},\"QoSMaxRespT\":{remaining},\"CanDoOffloading\":false,\
+        ",\"QoSMaxRespT\":{remaining},\"CanDoOffloading\":false,\
          \"Async\":false,\"ReturnOutput\":{}}}",
-        along.qos_class, invocation.return_output
+        invocation.return_output
     );
     body.extend_from_slice(rest.as_bytes());
     let Member { host, api_port, .. } = member;

@@ -8,6 +8,7 @@ use serverledge_core::Snapshot;
 use serverledge_core::policy::{
     self, Local, Placement, Policy, Reason, Remote, Situation, Trail, Wanted,
 };
+use serverledge_core::qos::Choice;
 
 use super::Federation;
 use super::offload::{Along, Sent};
@@ -63,6 +64,7 @@ pub(crate) async fn route(
         local: if fits { Local::Untried } else { Local::Unfit },
         edge: Remote::Open,
         cloud: Remote::Open,
+        odds: node.qos.arrived(function, &invocation, &along),
     };
     let mut route = Route {
         node,
@@ -74,8 +76,13 @@ pub(crate) async fn route(
         neighbors: None,
         cloud: None,
     };
+    if let Some(odds) = &situation.odds {
+        route.trail.by_lot(node.qos.name(along.class), odds);
+    }
     loop {
-        let step = match policy.place(&situation) {
+        let placement = policy.place(&situation);
+        route.trail.draw(choice(placement));
+        let step = match placement {
             Placement::Local => route.local(&mut situation, false).await,
             Placement::Neighbor => {
                 let targets = route.neighbors.take();
@@ -111,6 +118,15 @@ pub(crate) async fn route(
     }
 }
 
+fn choice(placement: Placement) -> Choice {
+    match placement {
+        Placement::Local => Choice::Local,
+        Placement::Offload => Choice::Cloud,
+        Placement::Neighbor => Choice::Edge,
+        Placement::Drop => Choice::Drop,
+    }
+}
+
 /// `None`: something else is to be tried.
 type Step = Option<Result<(InvokeReply, Snapshot), InvokeError>>;
 
@@ -122,10 +138,12 @@ impl Route<'_> {
         };
         match invoke(self.node, self.function, invocation, async {}).await {
             Ok(report) => {
+                self.node.qos.ran_here(self.function, &report);
                 let snapshot = report.snapshot;
                 Some(Ok((self.node.reply(report), snapshot)))
             }
             Err(InvokeError::Dropped(reason)) if !patient => {
+                self.node.qos.refused_here(&reason);
                 situation.local = Local::Refused(reason);
                 self.trail.reject("here", Reason::Refused(reason));
                 None
@@ -158,9 +176,17 @@ impl Route<'_> {
         };
         let (name, timeout) = (&function.record.name, function.timeout);
         let offloader = &self.federation.offloader;
+        let (qos, place) = (&self.node.qos, targets.choice());
+        let held = qos.hold(function, place);
         let sent = offloader
             .send(member, name, timeout, self.invocation, along)
             .await;
+        drop(held);
+        match &sent {
+            Sent::Ran(reply) => qos.ran_elsewhere(function, place, &member.key, reply),
+            Sent::NotBegun(Reason::Full) => qos.refused_elsewhere(place, &member.key),
+            Sent::NotBegun(_) | Sent::Failed(_) => {}
+        }
         let step = match sent {
             Sent::Ran(reply) => Some(Ok((reply, self.node.pool.snapshot()))),
             Sent::Failed(error) => Some(Err(error)),

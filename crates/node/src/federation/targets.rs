@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use serverledge_core::fleet::{Group, Known};
+use serverledge_core::Timestamp;
+use serverledge_core::fleet::{Group, Health, Known};
 use serverledge_core::policy::{Candidate, Reason, Trail, Wanted, choose, choose_neighbor};
+use serverledge_core::qos::Choice;
 
 use super::offload::Offloader;
 use super::peers::Near;
@@ -12,6 +14,21 @@ use crate::node::Node;
 
 /// Members that a call looks at, at most, besides the nearest: enough to find one that lives.
 const MEMBERS_MAX: usize = 32;
+
+/// A node that calls may be sent to, as plans see it.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) key: String,
+    pub(crate) host: String,
+    pub(crate) api_port: u16,
+    pub(crate) is_balancer: bool,
+    pub(crate) architecture: String,
+    /// What it told of late, MiB.
+    pub(crate) memory_total: Option<u64>,
+    pub(crate) memory_available: Option<u64>,
+    /// Estimated round trip, seconds.
+    pub(crate) distance: Option<f64>,
+}
 
 /// Members, and what speaks for and against each.
 pub(super) struct Targets {
@@ -103,7 +120,52 @@ impl Targets {
         self.rejected[chosen] = Some(reason);
     }
 
+    /// What sending a call there is called by plans.
+    pub(super) fn choice(&self) -> Choice {
+        match self.group {
+            Group::Neighbor => Choice::Edge,
+            Group::Cloud => Choice::Cloud,
+        }
+    }
+
+    /// Those that nothing speaks against, as of `now`.
+    fn places(self, now: Timestamp) -> Vec<Place> {
+        let all = self.members.iter().zip(&self.candidates);
+        let open = all.zip(&self.rejected).filter(|(_, it)| it.is_none());
+        let place = |((member, candidate), _): ((&Arc<Member>, &Candidate), _)| {
+            let known = candidate.known.as_ref();
+            let health = known.map(|known| known.health(now));
+            if health == Some(Health::Dead) {
+                return None;
+            }
+            let told = known.filter(|_| health == Some(Health::Alive));
+            let status = told.and_then(|known| known.status.as_ref());
+            Some(Place {
+                key: member.key.clone(),
+                host: member.host.clone(),
+                api_port: member.api_port,
+                is_balancer: member.is_balancer,
+                architecture: member.architecture.clone(),
+                memory_total: status.map(|it| it.memory_total),
+                memory_available: status.map(|it| it.memory_available),
+                distance: told.and_then(|known| known.distance),
+            })
+        };
+        open.filter_map(place).collect()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+}
+
+impl Federation {
+    /// Where calls of this node may be sent: neighbours that tell their status, and members of the
+    /// cloud.
+    pub(crate) fn places(&self, node: &Node) -> (Vec<Place>, Vec<Place>) {
+        let now = self.peers.now();
+        let neighbors = Targets::neighbors(self).places(now).into_iter();
+        let told = neighbors.filter(|place| place.memory_available.is_some());
+        (told.collect(), Targets::cloud(self, node).places(now))
     }
 }

@@ -47,11 +47,11 @@ pub(super) async fn invoke(
         .map_or("null", |params| params.get())
         .as_bytes();
     let request_id = given_id(headers).unwrap_or_else(|| node.request_id(&function.record.name));
-    let can_offload = request.can_do_offloading && !headers.contains_key(HOPS);
+    let is_sent_on = headers.contains_key(HOPS);
+    let can_offload = request.can_do_offloading && !is_sent_on;
     let along = Along {
-        qos_class: request.qos_class,
-        response_time_max: request.qos_max_response_time,
         trace: Along::trace_of(headers),
+        ..along(node, &request, is_sent_on)?
     };
     let mut trail = None;
 
@@ -64,7 +64,7 @@ pub(super) async fn invoke(
                 name,
                 params,
                 request.return_output,
-                can_offload,
+                (can_offload, &along),
             )
             .await?;
         (
@@ -97,6 +97,16 @@ pub(super) async fn invoke(
         answer.headers_mut().insert(MAB_REQUEST_ID, id.clone());
     }
     Ok(answer)
+}
+
+/// What goes along with a call wherever it runs.
+fn along(node: &Node, request: &InvokeRequest, is_sent_on: bool) -> Result<Along, ApiError> {
+    let class = node.qos.class(&request.qos_class, is_sent_on);
+    let class = class.map_err(|unknown| ApiError::Invalid {
+        what: unknown.to_string(),
+        hint: "classes are configured: qos.class.<name>.*",
+    })?;
+    Ok(node.qos.along(class, request))
 }
 
 /// The server drops a handler whose client went away, and a call that has begun must still give its

@@ -144,6 +144,10 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
             allow(&head.method, Method::POST)?;
             invocations::prewarm(&node, body).await
         }
+        "/v1/policy" => {
+            allow(&head.method, Method::GET)?;
+            Ok(json(&crate::qos::shown(&node)))
+        }
         "/v1/nodes" => {
             allow(&head.method, Method::GET)?;
             Ok(fleet::nodes(&node))

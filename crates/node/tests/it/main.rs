@@ -35,6 +35,7 @@ mod network;
 mod preload;
 mod probe;
 mod programs;
+mod qos;
 mod recovery;
 mod socket;
 mod support;

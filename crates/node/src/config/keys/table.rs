@@ -2,8 +2,8 @@
 
 use super::Effect::{None as NoEffect, Set as Sets};
 use super::Set::{
-    Bool, Choice, Duration, Endpoints, Hosts, Integer, Ipv4Networks, Networks, Number, Path,
-    RuntimeImage, RuntimeLanguage, RuntimePath, Size, Text,
+    Bool, Choice, ClassDeadline, ClassNumber, ClassValue, Duration, Endpoints, Hosts, Integer,
+    Ipv4Networks, Networks, Number, Path, RuntimeImage, RuntimeLanguage, RuntimePath, Size, Text,
 };
 use serverledge_core::NetworkPolicy;
 
@@ -24,6 +24,7 @@ const BALANCER: &str = "has no effect yet: this version has no load balancer";
 const WORKFLOWS: &str = "has no effect yet: this version runs no workflows";
 const IMAGES: &str = "has no effect: `serverledge image pull` gets an image again";
 const CACHE: &str = "has no effect: the catalog is always in memory and never stale";
+const SOLVER: &str = "has no effect: the node solves its program itself";
 const DEAD: &str = "has no effect, and never had one in the original";
 
 const fn key(name: &'static str, default: &'static str, effect: Effect, doc: &'static str) -> Key {
@@ -120,7 +121,7 @@ pub(super) static KEYS: &[Key] = &[
 
     key("scheduler.policy", "default", Sets(Text(|c, v| c.scheduler.policy = v.to_lowercase())),
         "Where calls run: 'default' and 'localonly' here, 'edgecloud' here or in the cloud, 'cloudonly', \
-         'edgeonly' at a neighbour."),
+         'edgeonly' at a neighbour, 'qosaware' as planned."),
     key("scheduler.queue.capacity", "0",
         Sets(Integer(0..=MANY, |c, v| c.scheduler.queue_capacity = v as usize)),
         "Calls that may wait for lack of room; further ones are refused. None with policies that send calls on."),
@@ -135,6 +136,40 @@ pub(super) static KEYS: &[Key] = &[
         "Sandboxes being started at once."),
     key("scheduler.fallback.local", "false", Sets(Bool(|c, v| c.scheduler.fallback_local = v)),
         "Whether cloudonly and edgeonly run a call here if nobody can be found for it elsewhere."),
+
+    key("solver.evalinterval", "10",
+        Sets(Duration(0.1..=86400.0, |c, v| c.qos.interval = v)),
+        "How often qosaware plans anew, from what it has measured."),
+    key("solver.address", "", NoEffect(SOLVER), "Program that solved the original's."),
+    key("scheduler.cloud.cost", "0.00005",
+        Sets(Number(0.0..=1e6, |c, v| c.qos.cloud_cost = v)),
+        "What a GB of memory used for a second costs in the cloud."),
+    key("scheduler.local.budget", "0",
+        Sets(Number(0.0..=1e9, |c, v| c.qos.budget = v)),
+        "What qosaware may spend in the cloud an hour; 0: as much as it likes."),
+    key("metrics.bandwidth.cloud", "0",
+        Sets(Number(0.0..=1e9, |c, v| c.qos.cloud_bandwidth_mbit = v)),
+        "Bandwidth to the cloud, Mbit/s, until calls have shown how long the way takes; 0: any."),
+    key("metrics.bandwidth.edge", "0",
+        Sets(Number(0.0..=1e9, |c, v| c.qos.edge_bandwidth_mbit = v)),
+        "The same to neighbours."),
+    // Before `penalty`, as in the environment both end alike.
+    key("qos.class.<name>.drop_penalty", "",
+        Sets(ClassValue(0.0..=1e9, |class, v| class.drop_penalty = v)),
+        "What a call of this class costs that is dropped; by default nothing."),
+    key("qos.class.<name>.penalty", "",
+        Sets(ClassValue(0.0..=1e9, |class, v| class.penalty = v)),
+        "What a call of this class costs that is answered after its deadline; by default nothing."),
+    key("qos.class.<name>.number", "", Sets(ClassNumber),
+        "Number of this class in QoSClass. Calls that say nothing are of number 0."),
+    key("qos.class.<name>.utility", "",
+        Sets(ClassValue(0.0..=1e9, |class, v| class.utility = v)),
+        "What a call of this class is worth that is answered within its deadline; by default 1."),
+    key("qos.class.<name>.deadline", "", Sets(ClassDeadline(YEARS)),
+        "Response time within which a call of this class is worth something; by default any."),
+    key("qos.class.<name>.completion", "",
+        Sets(ClassValue(0.0..=1.0, |class, v| class.completion = v)),
+        "Fraction of the calls of this class that must not be dropped; by default 0."),
 
     key("function.timeout", "60", Sets(Duration(0.001..=YEARS, |c, v| c.function.timeout = v)),
         "How long a call may run if its function has no TimeoutSeconds."),
