@@ -79,6 +79,8 @@ pub(super) enum Set {
     Duration(RangeInclusive<f64>, fn(&mut Config, Duration)),
     Text(fn(&mut Config, String)),
     Path(fn(&mut Config, PathBuf)),
+    /// Separated by commas; none is fine.
+    Paths(fn(&mut Config, Vec<PathBuf>)),
     Choice(&'static [&'static str], fn(&mut Config, &str)),
     /// Separated by commas; none is fine.
     Networks(fn(&mut Config, Vec<Network>)),
@@ -130,6 +132,10 @@ impl Set {
             }
             Self::Text(set) => value.as_text().map(|value| set(config, value)),
             Self::Path(set) => absolute(value).map(|path| set(config, path)),
+            Self::Paths(set) => {
+                let paths = value.as_text().and_then(|text| paths(&text));
+                paths.map(|paths| set(config, paths))
+            }
             Self::Choice(choices, set) => {
                 let chosen = value.as_text().map(|text| text.to_lowercase());
                 chosen
@@ -205,6 +211,7 @@ impl Set {
             }
             Self::Text(_) => "a text".into(),
             Self::Path(_) => "a path".into(),
+            Self::Paths(_) => "absolute paths, several with commas".into(),
             Self::Networks(_) => "addresses or networks like 10.0.0.0/8, with commas".into(),
             Self::Ipv4Networks(_) => {
                 "IPv4 addresses or networks like 10.0.0.0/8, with commas".into()
@@ -228,6 +235,15 @@ fn absolute(value: &Scalar) -> Option<PathBuf> {
     let path = value.as_text().filter(|path| !path.is_empty())?;
     let path = PathBuf::from(path);
     Some(std::path::absolute(&path).unwrap_or(path))
+}
+
+/// Paths from the root, without an end in a slash.
+fn paths(text: &str) -> Option<Vec<PathBuf>> {
+    let parts = text.split(',').map(str::trim);
+    parts
+        .filter(|part| !part.is_empty())
+        .map(|part| Some(PathBuf::from(part)).filter(|path| path.is_absolute()))
+        .collect()
 }
 
 fn runtime<'a>(config: &'a mut Config, name: &str) -> &'a mut RuntimeConfig {

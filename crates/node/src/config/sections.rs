@@ -470,6 +470,10 @@ pub struct Workflow {
     pub definitions_max: usize,
     /// How long an express execution may take; 300 s.
     pub express_timeout: Duration,
+    /// Directories whose files workflows may read and write; none.
+    pub files: Vec<PathBuf>,
+    /// Most bytes of a Map's items that are read; 16 MiB.
+    pub items_bytes_max: usize,
 }
 
 impl Default for Workflow {
@@ -483,6 +487,8 @@ impl Default for Workflow {
             definition_max: 1 << 20,
             definitions_max: 10_000,
             express_timeout: Duration::from_secs(300),
+            files: Vec::new(),
+            items_bytes_max: 16 << 20,
         }
     }
 }

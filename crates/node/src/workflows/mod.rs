@@ -9,6 +9,7 @@ pub mod definition;
 pub mod error;
 pub mod executions;
 mod fault;
+mod files;
 mod journal;
 mod live;
 mod nested;

@@ -12,7 +12,7 @@ use serverledge_sandbox::{CreateError, FunctionError};
 use tracing::warn;
 
 use super::journal::{Entry, Journal};
-use super::{Context, nested};
+use super::{Context, files, nested};
 use crate::async_calls::run_call;
 use crate::catalog::Function;
 use crate::invoke::{Fault, Invocation, InvokeError};
@@ -118,9 +118,7 @@ pub(crate) struct Attempt {
 impl Attempt {
     pub(crate) async fn run(self, task: Task) -> Done {
         if task.purpose != Purpose::Task {
-            let resource = &task.resource;
-            let cause = format!("this node can't read or write items with '{resource}'");
-            return Done::failed(TaskError::runtime(cause));
+            return files::run(&self.node, &self.context, &task).await;
         }
         let awaits_callback = task.token.is_some();
         if awaits_callback && self.journal.is_none() {

@@ -3,7 +3,8 @@
 use super::Effect::{None as NoEffect, Set as Sets};
 use super::Set::{
     Bool, Choice, ClassDeadline, ClassNumber, ClassValue, Duration, Endpoints, Hosts, Integer,
-    Ipv4Networks, Networks, Number, Path, RuntimeImage, RuntimeLanguage, RuntimePath, Size, Text,
+    Ipv4Networks, Networks, Number, Path, Paths, RuntimeImage, RuntimeLanguage, RuntimePath, Size,
+    Text,
 };
 use serverledge_core::NetworkPolicy;
 
@@ -331,6 +332,11 @@ pub(super) static KEYS: &[Key] = &[
     key("workflow.express_timeout", "300",
         Sets(Duration(0.001..=86400.0, |c, v| c.workflow.express_timeout = v)),
         "How long an express execution may take."),
+    key("workflow.files", "", Sets(Paths(|c, v| c.workflow.files = v)),
+        "Directories where Maps read items from files and write results; with commas."),
+    key("workflow.items_bytes_max", "16MiB",
+        Sets(Size(1..=(1 << 27), |c, v| c.workflow.items_bytes_max = v as usize)),
+        "Size of the file or URL that a Map reads its items from."),
     key("workflow.always_save_progress", "false", NoEffect(WORKFLOWS),
         "Whether progress is saved after each task."),
     key("workflow.offloading.policy", "disable", NoEffect(WORKFLOWS), "Where tasks run."),

@@ -3,6 +3,7 @@
 mod durable;
 mod examples;
 mod executions;
+mod files;
 
 use serde_json::{Value, json};
 
