@@ -15,6 +15,7 @@ use super::journal::{Entry, Journal};
 use super::{Context, files, nested};
 use crate::async_calls::run_call;
 use crate::catalog::Function;
+use crate::federation::offload::Along;
 use crate::invoke::{Fault, Invocation, InvokeError};
 use crate::node::Node;
 
@@ -182,8 +183,8 @@ impl Attempt {
                 was_sent = self.mark(journal, task.task).await;
             }
         };
-        let can_offload = self.context.can_offload;
-        let reply = match run_call(&self.node, &function, invocation, mark, can_offload).await {
+        let sending = (self.context.can_offload, Along::default());
+        let reply = match run_call(&self.node, &function, invocation, mark, sending).await {
             Ok(reply) => reply,
             Err(InvokeError::ShuttingDown) if self.journal.is_some() => {
                 return Done::Left { was_sent };
