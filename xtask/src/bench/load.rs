@@ -28,10 +28,19 @@ pub(super) fn run(
     connections: usize,
     duration: Duration,
 ) -> anyhow::Result<Summary> {
-    let request = request("POST", path, BODY);
+    run_request(port, &request("POST", path, BODY), connections, duration)
+}
+
+/// The same, with any request.
+pub(super) fn run_request(
+    port: u16,
+    request: &[u8],
+    connections: usize,
+    duration: Duration,
+) -> anyhow::Result<Summary> {
     let results: Vec<anyhow::Result<(Vec<f64>, f64)>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..connections)
-            .map(|_| scope.spawn(|| client(port, &request, duration)))
+            .map(|_| scope.spawn(|| client(port, request, duration)))
             .collect();
         threads
             .into_iter()

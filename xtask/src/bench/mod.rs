@@ -10,6 +10,7 @@ mod measure;
 mod report;
 mod server;
 mod wasm;
+mod workflow;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,9 +32,10 @@ enum Benchmark {
     RoundRobin,
     Density,
     Idle,
+    Workflow,
 }
 
-const BENCHMARKS: [(&str, Benchmark); 10] = [
+const BENCHMARKS: [(&str, Benchmark); 11] = [
     ("warm-python", Benchmark::Warm(Language::Python)),
     ("warm-node", Benchmark::Warm(Language::Node)),
     ("wasm", Benchmark::Wasm),
@@ -44,6 +46,7 @@ const BENCHMARKS: [(&str, Benchmark); 10] = [
     ("round-robin", Benchmark::RoundRobin),
     ("density", Benchmark::Density),
     ("idle", Benchmark::Idle),
+    ("workflow", Benchmark::Workflow),
 ];
 
 /// What is measured, how often and how long.
@@ -116,6 +119,7 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
             Benchmark::RoundRobin => measure::round_robin(&plan, &mut report)?,
             Benchmark::Density => measure::density(&plan, &mut report)?,
             Benchmark::Idle => measure::idle(&mut report)?,
+            Benchmark::Workflow => workflow::all(&plan, &mut report)?,
         }
     }
     report.print();

@@ -83,30 +83,23 @@ pub(super) fn node(settings: &str) -> anyhow::Result<Server> {
             path.display()
         ),
     )?;
-    let child = Command::new(target().join("release/serverledge"))
-        .arg(&config)
+    let mut server = Server {
+        port: 0,
+        child: start(&config)?,
+        storage: Some(storage),
+    };
+    server.wait()?;
+    Ok(server)
+}
+
+/// Starts the node with this configuration.
+fn start(config: &Path) -> anyhow::Result<Child> {
+    Command::new(target().join("release/serverledge"))
+        .arg(config)
         .env("RUST_LOG", "warn")
         .stdin(Stdio::null())
         .spawn()
-        .context("starting the node")?;
-    let mut server = Server {
-        port: 0,
-        child,
-        storage: Some(storage),
-    };
-    let began = Instant::now();
-    while began.elapsed() < START_TIMEOUT {
-        let address = std::fs::read_to_string(path.join("api.address")).unwrap_or_default();
-        if let Some((_, port)) = address.trim().rsplit_once(':') {
-            server.port = port.parse()?;
-            return Ok(server);
-        }
-        if let Some(status) = server.child.try_wait()? {
-            bail!("the node did not start ({status})");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    bail!("the node did not start within {START_TIMEOUT:?}")
+        .context("starting the node")
 }
 
 impl Language {
@@ -120,6 +113,39 @@ impl Language {
 }
 
 impl Server {
+    /// Until the node listens.
+    fn wait(&mut self) -> anyhow::Result<()> {
+        let file = self.directory()?.join("storage/api.address");
+        let began = Instant::now();
+        while began.elapsed() < START_TIMEOUT {
+            let address = std::fs::read_to_string(&file).unwrap_or_default();
+            if let Some((_, port)) = address.trim().rsplit_once(':') {
+                self.port = port.parse()?;
+                return Ok(());
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the node did not start ({status})");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        bail!("the node did not start within {START_TIMEOUT:?}")
+    }
+
+    /// A node's directory.
+    pub(super) fn directory(&self) -> anyhow::Result<PathBuf> {
+        self.storage.clone().context("only a node has a directory")
+    }
+
+    /// Kills the node and starts it again.
+    pub(super) fn crash(&mut self) -> anyhow::Result<()> {
+        let directory = self.directory()?;
+        self.child.kill()?;
+        self.child.wait()?;
+        let _ = std::fs::remove_file(directory.join("storage/api.address"));
+        self.child = start(&directory.join("bench.yaml"))?;
+        self.wait()
+    }
+
     /// Registers a no-op function.
     pub(super) fn create(&self, name: &str, language: Language) -> anyhow::Result<()> {
         let (runtime, handler, file) = match language {
@@ -163,7 +189,7 @@ impl Server {
     }
 
     /// On a connection of its own.
-    fn request(&self, method: &str, path: &str, body: &str) -> anyhow::Result<()> {
+    pub(super) fn request(&self, method: &str, path: &str, body: &str) -> anyhow::Result<()> {
         let mut client = Client::connect(self.port)?;
         client
             .exchange(&request(method, path, body))
