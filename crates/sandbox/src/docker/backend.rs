@@ -132,7 +132,7 @@ impl DockerBackend {
         };
         let Waiting { greeted, way, .. } = self.begin(birth, limit).await?;
         let network = self.config.network.clone();
-        open_way(way, &spec.network, network, greeted.end())?;
+        open_way(way, &spec.network, network, greeted.end()).await?;
         greeted.load(&spec, seen, limit).await
     }
 
@@ -317,7 +317,7 @@ impl Fresh {
         delivered
             .unwrap_or_else(|error| Err(error.into()))
             .map_err(|source| CreateError::io("putting the code into a sandbox", source))?;
-        open_way(way, &spec.network, self.network, greeted.end())?;
+        open_way(way, &spec.network, self.network, greeted.end()).await?;
         greeted.load(&spec, APP, limit).await
     }
 }

@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::sync::Mutex;
 
 use crate::CreateError;
-use crate::network::Way;
+use crate::network::{Device, Way};
 use crate::oci::link::Link;
 use crate::oci::message::{Enter, Request, Setup};
 
@@ -43,7 +43,8 @@ impl Tunnels {
         let link = self.link().await.map_err(|error| error.to_string())?;
         let request = Request::Tunnel(Enter { id });
         let done = link.request(&request, &[process.as_fd()]).await;
-        done.map_err(|error| error.to_string())?.device()
+        let device = done.map_err(|error| error.to_string())?.device();
+        device.map(Device::new)
     }
 
     /// The helper; a new one if it has died. What it has made lives on.

@@ -9,6 +9,7 @@
 //! Left out: IPv6, ICMP of the sandbox's own, and connections from outside.
 
 mod access;
+mod device;
 pub(crate) mod names;
 mod packet;
 mod tcp;
@@ -17,7 +18,6 @@ mod wire;
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,13 +26,14 @@ use std::time::Duration;
 
 use serverledge_core::{Ipv4Network, NetworkPolicy};
 use smoltcp::wire::Icmpv4DstUnreachable;
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, Sleep, sleep};
 
 pub(crate) use self::access::Access;
+pub(crate) use self::device::Device;
 use self::packet::Content;
 use crate::CreateError;
-use crate::body::{EndReceiver, end_of, watch_fd};
+use crate::body::{EndReceiver, end_of};
 
 /// The sandbox's address. All have the same, from a network that is for measurements only, so that
 /// none which somebody wants to reach is hidden by it.
@@ -73,18 +74,20 @@ impl Default for NetworkConfig {
 
 /// The end of a sandbox's network device from which its packets are read; nobody does before its
 /// policy is known. Or why there is none.
-pub(crate) type Way = Result<OwnedFd, String>;
+pub(crate) type Way = Result<Device, String>;
 
 /// Applies the function's policy, before any code of it runs.
-pub(crate) fn open_way(
+pub(crate) async fn open_way(
     way: Way,
     policy: &NetworkPolicy,
     config: NetworkConfig,
     end: EndReceiver,
 ) -> Result<(), CreateError> {
-    // Without a policy, dropping the device takes it away from the sandbox, and the routes with it.
+    // The routes go with it.
     if *policy == NetworkPolicy::None {
-        return Ok(());
+        let Ok(device) = way else { return Ok(()) };
+        let removing = |source| CreateError::io("removing the sandbox's network", source);
+        return device.remove().await.map_err(removing);
     }
     let device = way.map_err(|reason| {
         CreateError::Isolation(format!("the sandbox has no network: {reason}"))
@@ -95,7 +98,7 @@ pub(crate) fn open_way(
 
 /// Serves a sandbox's network device until the sandbox ends.
 fn serve(
-    device: OwnedFd,
+    device: Device,
     policy: NetworkPolicy,
     config: NetworkConfig,
     end: EndReceiver,
@@ -115,7 +118,7 @@ fn serve(
 }
 
 struct Router {
-    device: AsyncFd<OwnedFd>,
+    device: AsyncFd<Device>,
     access: Access,
     tcp: tcp::Connections,
     udp: udp::Flows,
@@ -125,10 +128,10 @@ struct Router {
 }
 
 impl Router {
-    fn new(device: OwnedFd, access: Access) -> io::Result<Self> {
+    fn new(device: Device, access: Access) -> io::Result<Self> {
         let limit = access.config.connections_max;
         Ok(Router {
-            device: watch_fd(device, Interest::READABLE)?,
+            device: device.watch()?,
             access,
             tcp: tcp::Connections::new(limit),
             udp: udp::Flows::new(limit),
@@ -199,7 +202,7 @@ impl Router {
     fn send(&mut self) {
         for packet in self.out.drain(..) {
             // One that is lost is sent again, if it is of a kind that is worth it.
-            let _ = rustix::io::write(&self.device, &packet);
+            let _ = rustix::io::write(self.device.get_ref(), &packet);
         }
     }
 }

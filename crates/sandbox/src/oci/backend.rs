@@ -31,7 +31,7 @@ use crate::image::{ImageError, User};
 use crate::instance::{Greeted, Limit, greet};
 use crate::java::Kits;
 use crate::log::LogTail;
-use crate::network::{Way, open_way};
+use crate::network::{Device, Way, open_way};
 use crate::wire::Listener;
 use crate::{
     Backend, BoxFuture, CreateError, Exit, ImageUse, Kind, NetworkConfig, NetworkSupport,
@@ -99,7 +99,7 @@ impl Fresh {
         let limited = limiting.await.unwrap_or_else(|error| Err(error.into()));
         limited.map_err(|source| CreateError::io("setting the sandbox's limits", source))?;
         let end = self.greeted.end();
-        open_way(self.tunnel, &spec.network, self.network, end)?;
+        open_way(self.tunnel, &spec.network, self.network, end).await?;
         self.greeted.load(&spec, app, limit).await
     }
 }
@@ -219,7 +219,7 @@ impl OciBackend {
         };
         let (greeted, _, tunnel) = self.begin(birth, limit).await?;
         let network = self.config.network.clone();
-        open_way(tunnel, &spec.network, network, greeted.end())?;
+        open_way(tunnel, &spec.network, network, greeted.end()).await?;
         greeted.load(&spec, app, limit).await
     }
 
@@ -485,6 +485,7 @@ fn way(socket: &OwnedFd) -> Way {
         Ok(Some((_, fds))) => fds
             .into_iter()
             .next()
+            .map(Device::new)
             .ok_or_else(|| "it was lost".to_owned()),
         Ok(None) => Err("none was asked for".to_owned()),
         Err(error) => Err(error.to_string()),

@@ -158,6 +158,14 @@ pub(crate) fn make_tunnel(address: Ipv4Addr, mtu: usize) -> io::Result<OwnedFd> 
     Ok(device)
 }
 
+/// Lets a device outlive this descriptor: it goes with its network namespace then.
+pub(crate) fn keep_tunnel(device: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: TUNSETPERSIST takes an integer.
+    check(i64::from(unsafe {
+        libc::ioctl(device.as_raw_fd(), libc::TUNSETPERSIST as libc::Ioctl, 1)
+    }))
+}
+
 /// Opens what such devices are made from.
 pub(crate) fn open_tunnels() -> io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
