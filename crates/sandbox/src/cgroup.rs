@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,9 @@ use rustix::process::{Pid, Signal, kill_process};
 pub(crate) const CPU_PERIOD_US: f64 = 50_000.0;
 /// How long removing a group is tried. The kernel keeps one busy until its last process is reaped.
 const REMOVE_FOR: Duration = Duration::from_secs(5);
+
+/// Digits of a container's id.
+const CONTAINER_ID: usize = 64;
 
 const CONTROLLERS: [&str; 4] = ["memory", "cpu", "pids", "freezer"];
 
@@ -169,6 +172,22 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
+    /// The group in which an engine keeps the container of this process, for its limits. `None` where
+    /// that can't be told for certain.
+    pub(crate) fn of_container(pid: i32) -> Option<Cgroup> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let (version, roots) = hierarchies(&mounts);
+        let found = container_in(version, &roots, &groups)?;
+        let pid = pid.to_string();
+        let has_it = |dir: &PathBuf| {
+            let list = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            list.lines().any(|line| line == pid)
+        };
+        let is_there = found.distinct().all(has_it);
+        is_there.then_some(found)
+    }
+
     fn make(&self, limits: &Limits) -> io::Result<()> {
         for dir in self.distinct() {
             match fs::create_dir(dir) {
@@ -380,6 +399,45 @@ impl Cgroup {
     }
 }
 
+/// The directories of a container's group, out of `/proc/PID/cgroup`. An engine names it by the
+/// container's id; any other may be one that isn't the container's alone.
+fn container_in(
+    version: Version,
+    roots: &BTreeMap<&'static str, PathBuf>,
+    groups: &str,
+) -> Option<Cgroup> {
+    let path_of = |controller: &str| {
+        groups.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (parts.next()?, parts.next()?);
+            let is_it = match version {
+                Version::V1 => controllers.split(',').any(|name| name == controller),
+                Version::V2 => controllers.is_empty(),
+            };
+            is_it.then_some(path)
+        })
+    };
+    let mut dirs = BTreeMap::new();
+    for controller in ["memory", "cpu", "pids"] {
+        let path = Path::new(path_of(controller)?).strip_prefix("/").ok()?;
+        let name = path.file_name()?.to_str()?;
+        let mut words = name.split(|c: char| !c.is_ascii_hexdigit());
+        let is_plain = path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        if !is_plain || !words.any(|word| word.len() == CONTAINER_ID) {
+            return None;
+        }
+        dirs.insert(controller, roots.get(controller)?.join(path));
+    }
+    let name = String::new();
+    Some(Cgroup {
+        version,
+        name,
+        dirs,
+    })
+}
+
 /// The mount point of each controller's hierarchy, out of `/proc/self/mountinfo`. Version 1 is
 /// taken where it has the memory controller, as on hybrid systems.
 fn hierarchies(mountinfo: &str) -> (Version, BTreeMap<&'static str, PathBuf>) {
@@ -425,6 +483,39 @@ pub(crate) fn hash(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_of_containers_are_found_and_no_others() {
+        let id = "0123456789abcdef".repeat(4);
+        let roots = |point: &str| {
+            let of = |name| (name, Path::new(point).join(name));
+            CONTROLLERS.map(of).into()
+        };
+        let check = |version, groups: &str, expected: Option<&str>| {
+            let found = container_in(version, &roots("/c"), groups);
+            let memory = found.map(|found| found.dirs["memory"].clone());
+            assert_eq!(memory, expected.map(PathBuf::from), "{groups}");
+        };
+        let v1 =
+            |path: &str| format!("4:memory:{path}\n3:cpu,cpuacct:{path}\n2:pids:{path}\n0::/x\n");
+        check(
+            Version::V1,
+            &v1(&format!("/docker/{id}")),
+            Some(&format!("/c/memory/docker/{id}")),
+        );
+        check(
+            Version::V2,
+            &format!("0::/system.slice/docker-{id}.scope\n"),
+            Some(&format!("/c/memory/system.slice/docker-{id}.scope")),
+        );
+        for path in ["/", "/user.slice", "/docker/0123", "/../docker/0123"] {
+            check(Version::V1, &v1(path), None);
+            check(Version::V2, &format!("0::{path}\n"), None);
+        }
+        check(Version::V1, &v1(&format!("/../{id}")), None);
+        check(Version::V1, &format!("4:memory:/docker/{id}\n"), None);
+        check(Version::V2, "", None);
+    }
 
     #[test]
     fn hierarchies_are_found_in_all_layouts() {

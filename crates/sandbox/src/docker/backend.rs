@@ -10,6 +10,7 @@ use std::time::Duration;
 use bollard::models::ImageConfig;
 use serverledge_core::NetworkPolicy;
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 
 use super::DockerConfig;
 use super::container::{APP, Abilities, Plan, check_image, order, update};
@@ -18,7 +19,7 @@ use super::life::Life;
 use super::reap::node_name;
 use super::tunnels::Tunnels;
 use crate::body::{Body, EndReceiver, Guard, Registry, RunDir, Watched};
-use crate::cgroup::{Limits, hash};
+use crate::cgroup::{Cgroup, Limits, hash};
 use crate::instance::{Greeted, Limit, greet};
 use crate::log::LogTail;
 use crate::network::{Way, open_way};
@@ -80,6 +81,8 @@ struct Born {
 /// A sandbox whose shim waits for a function.
 struct Waiting {
     greeted: Greeted,
+    /// Its shim, where it can be seen.
+    process: Option<i32>,
     way: Way,
     name: String,
     dir: PathBuf,
@@ -158,8 +161,12 @@ impl DockerBackend {
             network: self.tunnels.is_some(),
         };
         let waiting = self.begin(birth, Limit::of(timeout)).await?;
+        let process = waiting.process;
+        let cgroup = spawn_blocking(move || Cgroup::of_container(process?)).await;
         Ok(Some(Box::new(Fresh {
             engine: self.engine.clone(),
+            keeps_limits: self.abilities.keeps_limits,
+            cgroup: cgroup.ok().flatten(),
             app: waiting.dir.join(APP_LATER),
             waiting,
             process_max: self.config.process_max,
@@ -178,9 +185,11 @@ impl DockerBackend {
             }
         };
         let mut way = Err("none was asked for".to_owned());
-        let open = async |process| {
+        let mut process = None;
+        let open = async |shim| {
+            process = shim;
             match &self.tunnels {
-                Some(tunnels) if network => way = tunnels.open(id, process).await,
+                Some(tunnels) if network => way = tunnels.open(id, shim).await,
                 None if network => way = Err("see the node's log at its start".to_owned()),
                 _ => {}
             }
@@ -195,6 +204,7 @@ impl DockerBackend {
         };
         Ok(Waiting {
             greeted,
+            process,
             way,
             name: born.name,
             dir: born.dir,
@@ -294,7 +304,10 @@ impl DockerBackend {
 /// A sandbox without a function.
 struct Fresh {
     engine: Engine,
+    keeps_limits: bool,
     waiting: Waiting,
+    /// Where its limits are set past the engine, which takes ten milliseconds for it.
+    cgroup: Option<Cgroup>,
     /// Directory that is seen as `/app`.
     app: PathBuf,
     process_max: u32,
@@ -309,14 +322,27 @@ impl Fresh {
             greeted, way, name, ..
         } = self.waiting;
         greeted.body().set_memory(limits.memory_mb);
-        let limiting = self.engine.update(&name, update(&limits));
-        let (code_dir, app) = (spec.code_dir.clone(), self.app);
-        let delivering = tokio::task::spawn_blocking(move || deliver(&code_dir, &app));
-        let (limited, delivered) = tokio::join!(limiting, delivering);
-        limited?;
-        delivered
+        let (code_dir, app, cgroup) = (spec.code_dir.clone(), self.app, self.cgroup);
+        let prepare = move || {
+            let is_limited = cgroup.is_some_and(|cgroup| cgroup.limit(&limits).is_ok());
+            deliver(&code_dir, &app).map(|()| is_limited)
+        };
+        let is_limited = spawn_blocking(prepare)
+            .await
             .unwrap_or_else(|error| Err(error.into()))
             .map_err(|source| CreateError::io("putting the code into a sandbox", source))?;
+        let engine = self.engine;
+        let tell = async move { engine.update(&name, update(&limits)).await };
+        match (is_limited, self.keeps_limits) {
+            (false, _) => tell.await?,
+            (true, true) => {}
+            // They hold; this is so that they go on to.
+            (true, false) => drop(tokio::spawn(async {
+                if let Err(error) = tell.await {
+                    tracing::warn!(%error, "the engine has not heard of a container's limits");
+                }
+            })),
+        }
         open_way(way, &spec.network, self.network, greeted.end()).await?;
         greeted.load(&spec, APP, limit).await
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bollard::models::{
     ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigLogConfig,
-    ImageConfig, Mount, MountType, ResourcesUlimits, SystemInfo,
+    ImageConfig, Mount, MountType, ResourcesUlimits, SystemInfo, SystemInfoCgroupDriverEnum,
 };
 
 use super::DockerConfig;
@@ -49,6 +49,9 @@ pub(super) struct Abilities {
     /// Whether any user may be chosen.
     own_users: bool,
     seccomp: bool,
+    /// Whether limits that were set past the engine stay as they are: systemd sets its own again
+    /// whenever it reads its settings.
+    pub(super) keeps_limits: bool,
 }
 
 impl Abilities {
@@ -74,6 +77,7 @@ impl Abilities {
         Abilities {
             own_users: !has("userns") && !has("rootless"),
             seccomp: has("seccomp"),
+            keeps_limits: info.cgroup_driver == Some(SystemInfoCgroupDriverEnum::CGROUPFS),
         }
     }
 }
@@ -330,6 +334,7 @@ mod tests {
         let abilities = Abilities {
             own_users: true,
             seccomp: true,
+            keeps_limits: true,
         };
         let config = DockerConfig::new("/state");
         order(&plan, "image", of_image, &config, abilities)
