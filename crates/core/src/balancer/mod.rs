@@ -114,7 +114,10 @@ impl Balancer {
             is_gentle: true,
             now,
         };
-        let mut chosen = self.try_pick(&mut query);
+        let mut chosen = self.home(&query);
+        if chosen.is_none() {
+            chosen = self.try_pick(&mut query);
+        }
         if chosen.is_none() {
             // Better one that isn't wholly back than none.
             query.is_gentle = false;
@@ -138,6 +141,17 @@ impl Balancer {
             choice,
             debit,
         })
+    }
+
+    /// Who has what the request is about, if that is open to it.
+    fn home(&self, query: &Query<'_>) -> Option<(usize, How, Option<Choice>)> {
+        let query = Query {
+            is_gentle: false,
+            ..*query
+        };
+        let place = self.fleet.place(query.ask.home?)?;
+        let is_open = self.fleet.is_open(place, &query);
+        is_open.then_some((place, How::First, None))
     }
 
     fn try_pick(&mut self, query: &mut Query<'_>) -> Option<(usize, How, Option<Choice>)> {

@@ -51,6 +51,7 @@ fn ask(name: &str) -> Ask<'_> {
     Ask {
         name: Some(name),
         needs: None,
+        home: None,
         tried: &[],
         draw: 1,
     }
@@ -184,6 +185,22 @@ fn requests_that_any_target_takes_go_round() {
         .map(|_| balancer.pick(&any, NOW).unwrap().target.0)
         .collect();
     assert_eq!(order, [0, 1, 2, 0, 1, 2]);
+}
+
+#[test]
+fn what_has_a_home_goes_there_while_that_is_in() {
+    let mut balancer = some(TargetPolicy::Bounded, 3);
+    let home = Some(TargetId(2));
+    let asked = Ask {
+        name: None,
+        home,
+        ..ask("")
+    };
+    for _ in 0..5 {
+        assert_eq!(balancer.pick(&asked, NOW).unwrap().target, TargetId(2));
+    }
+    balancer.probe_failed(TargetId(2), Ejection::Unreachable, NOW);
+    assert_ne!(balancer.pick(&asked, NOW).unwrap().target, TargetId(2));
 }
 
 #[test]

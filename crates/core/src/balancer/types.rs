@@ -60,6 +60,8 @@ pub struct Ask<'a> {
     pub name: Option<&'a str>,
     /// What is known of the function.
     pub needs: Option<&'a Needs>,
+    /// Who has what the request is about, if that is known.
+    pub home: Option<TargetId>,
     /// Targets that were tried in vain.
     pub tried: &'a [TargetId],
     /// Decides what is left to chance.
