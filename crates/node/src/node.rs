@@ -180,6 +180,8 @@ impl Node {
 
         if let Some(fleet) = &fleet {
             fleet.leave();
+            // Calls that others have on their way would be lost with connections that seem idle.
+            tokio::time::sleep(FAREWELL).await;
         }
         // No new work from here on. Asynchronous calls that wait stay in the store for the next
         // start, and so do those that are cut short.
@@ -415,6 +417,9 @@ const ORIGINAL_IMAGES: &str = "grussorusso/serverledge-";
 
 /// What a sandbox without a function counts for, MiB: an interpreter, and not a small one.
 const SPARE_MB: u64 = 32;
+
+/// How long connections stay open while others hear that this node leaves.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// What calls that were cut short have to tell those who made them.
 const LAST_WORDS: Duration = Duration::from_secs(1);
