@@ -41,6 +41,7 @@ const NEEDED: &[(&[&str], &str)] = &[
         "libclang-rt-dev-wasm32",
     ),
     (&["/usr/bin/etcd"], "etcd-server"),
+    (&["/usr/bin/curl"], "curl"),
     (
         &[
             "/usr/lib/x86_64-linux-gnu/libc.a",

@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod async_calls;
+pub mod balancer;
 pub mod catalog;
 pub mod code;
 pub mod config;

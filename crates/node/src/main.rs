@@ -30,6 +30,7 @@ Examples:
   serverledge                                       run a node with the default configuration
   serverledge node.yaml                             run a node with this configuration
   serverledge dev examples/hello.py -p a:2 -p b:3   deploy a file on a throw-away node and call it
+  serverledge lb balancer.yaml                      run a load balancer with this configuration
   serverledge doctor                                what this machine can isolate";
 
 #[derive(Debug, Subcommand)]
@@ -39,6 +40,11 @@ enum Command {
     /// Show a fleet on this machine: nodes, delays between them, and what becomes of calls.
     #[command(subcommand)]
     Demo(commands::demo::Command),
+    /// Pass calls on to the nodes of an area, each to the one where it is best served.
+    Lb {
+        /// Configuration file (default: as for a node).
+        config: Option<PathBuf>,
+    },
     /// Print what this machine can isolate, what is missing and how to get it.
     Doctor,
     /// List, load, pull and remove the images of the built-in sandbox.
@@ -62,6 +68,7 @@ fn main() -> ExitCode {
         None => commands::serve::run(arguments.config.as_deref()),
         Some(Command::Dev(arguments)) => commands::dev::run(&arguments),
         Some(Command::Demo(command)) => commands::demo::run(&command),
+        Some(Command::Lb { config }) => commands::lb::run(config.as_deref()),
         Some(Command::Doctor) => return commands::doctor::run(),
         Some(Command::Image(arguments)) => commands::image::run(&arguments),
         Some(Command::Config) => commands::config::run(),

@@ -7,4 +7,5 @@ pub(crate) mod demo;
 pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod image;
+pub(crate) mod lb;
 pub(crate) mod serve;

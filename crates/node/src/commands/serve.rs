@@ -104,7 +104,7 @@ pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
 }
 
 /// Connections and sandboxes take several descriptors each; shells give programs 1024.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

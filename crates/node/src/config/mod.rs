@@ -5,6 +5,7 @@
 //! things that this version doesn't have are accepted with a warning. Everything else that isn't
 //! understood is an error, and all errors are reported together.
 
+mod balancer;
 mod error;
 mod file;
 mod keys;
@@ -18,6 +19,7 @@ use std::net::{IpAddr, ToSocketAddrs as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+pub use self::balancer::Balancer;
 pub use self::error::{ConfigError, Problem, Warning};
 use self::keys::{Effect, Found};
 pub use self::keys::{KeyDoc, describe};

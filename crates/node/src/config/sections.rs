@@ -49,6 +49,8 @@ pub struct Config {
     pub registry: Registry,
     /// Runtimes added or changed, by name in lower case: `runtime.<name>.*`.
     pub runtimes: BTreeMap<String, RuntimeConfig>,
+    /// The load balancer: `lb.*` and `mab.*`.
+    pub balancer: super::Balancer,
     /// `log.format`; text.
     pub log_format: LogFormat,
 }

@@ -16,6 +16,7 @@ mod peers;
 mod registration;
 mod results;
 pub(crate) mod route;
+pub(crate) mod seat;
 mod targets;
 
 use std::net::{SocketAddr, UdpSocket};

@@ -8,13 +8,16 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::support::node;
+use crate::support::{balancer, node};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const SERVERLEDGE: &str = env!("CARGO_BIN_EXE_serverledge");
 
 /// Documents whose commands stand alone. Others have a test of their own.
 const DOCUMENTS: [&str; 2] = ["README.md", "CONTRIBUTING.md"];
+
+/// The load balancer's, which needs one.
+const BALANCER: &str = "docs/load-balancer.md";
 
 /// The lines of all blocks in this language, joined where they are continued.
 fn blocks(document: &str, language: &str) -> Vec<String> {
@@ -70,6 +73,8 @@ fn typed(command: &str) -> Option<String> {
     match program {
         // The node that the test has started.
         Some("target/release/serverledge") if alone => None,
+        Some("target/release/serverledge") if command.contains(" lb ") => None,
+        Some("curl") => Some(command.to_owned()),
         Some("target/release/serverledge" | "target/release/serverledge-cli") => {
             let client = client.to_string_lossy();
             let command = command.replace("target/release/serverledge-cli", &client);
@@ -124,13 +129,45 @@ fn commands_in_the_documents_work() {
 }
 
 #[test]
+fn commands_in_the_load_balancers_document_work() {
+    let node = node().start();
+    // As the document says, but for the ports.
+    let settings = blocks(BALANCER, "yaml");
+    let alone = settings
+        .iter()
+        .skip_while(|it| !it.starts_with("lb.targets"));
+    let alone: Vec<&str> = alone.map(String::as_str).collect();
+    let nodes = "127.0.0.1:1323, 127.0.0.1:1324";
+    let yaml = alone.join("\n");
+    assert!(yaml.contains(nodes), "{yaml}");
+    let yaml = yaml.replace(nodes, &node.address.to_string());
+    let balancer = balancer().config(&yaml).start();
+    let port = balancer.address.port();
+    let storage = tempfile::tempdir().expect("a temporary directory");
+    let mut count = 0;
+    for command in blocks(BALANCER, "sh") {
+        let Some(typed) = typed(&command) else {
+            continue;
+        };
+        let typed = typed.replace("127.0.0.1:1330", &format!("127.0.0.1:{port}"));
+        let output = run(&typed, port, storage.path());
+        let said = String::from_utf8_lossy(&output.stdout);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        let is_well = output.status.success() && !said.is_empty();
+        assert!(is_well, "`{command}`: {}\n{said}{complaint}", output.status);
+        count += 1;
+    }
+    assert_eq!(count, 5);
+}
+
+#[test]
 fn settings_in_the_documents_exist() {
     let output = Command::new(SERVERLEDGE)
         .arg("config")
         .output()
         .expect("running the node");
     let known = String::from_utf8_lossy(&output.stdout);
-    for document in DOCUMENTS {
+    for document in DOCUMENTS.into_iter().chain([BALANCER]) {
         for line in blocks(document, "yaml") {
             let key = line.split(':').next().unwrap_or_default().trim();
             let found = known

@@ -13,6 +13,7 @@
 
 mod asl;
 mod r#async;
+mod balancer;
 mod code;
 mod code_url;
 mod compiled;

@@ -7,6 +7,7 @@ use super::Set::{
     Text,
 };
 use serverledge_core::NetworkPolicy;
+use serverledge_core::balancer::{ArchitecturePolicy, BanditKind, TargetPolicy};
 
 use super::{Effect, Isolation, Key, LogFormat, SandboxBackend};
 
@@ -21,7 +22,6 @@ const NEARBY: &str = "has no effect: the nearest are asked every 1.5 s, the othe
 const CHOICE: &str = "has no effect: a neighbour is chosen for each call, by what it has just told";
 const METRICS: &str = "has no effect yet: this version exports no metrics";
 const TRACING: &str = "has no effect yet: this version writes no traces";
-const BALANCER: &str = "has no effect yet: this version has no load balancer";
 const WORKFLOWS: &str = "has no effect yet: this version runs no workflows";
 const IMAGES: &str = "has no effect: `serverledge image pull` gets an image again";
 const CACHE: &str = "has no effect: the catalog is always in memory and never stale";
@@ -296,15 +296,77 @@ pub(super) static KEYS: &[Key] = &[
     key("tracing.outfile", "(traces-DATE-TIME.json)", NoEffect(TRACING),
         "File to write traces to."),
 
-    key("lb.replicas", "128", NoEffect(BALANCER), "Points of a node on the hash ring."),
-    key("lb.refresh_interval", "30", NoEffect(BALANCER),
-        "How often targets are looked up, seconds."),
-    key("lb.mode", "RoundRobin", NoEffect(BALANCER), "How the architecture is chosen."),
-    key("lb.arch_awareness", "false", NoEffect(BALANCER), "Whether architectures are told apart."),
-    key("mab.policy", "UCB1", NoEffect(BALANCER), "Bandit of the mode MAB."),
-    key("mab.ucb1.c", "0.8", NoEffect(BALANCER), "Its exploration, UCB1."),
-    key("mab.linucb.alpha", "0.1", NoEffect(BALANCER), "Its exploration, LinUCB."),
-    key("mab.linucb.lambda", "0.0", NoEffect(BALANCER), "Its regularisation, LinUCB."),
+    key("lb.targets", "", Sets(Endpoints(|c, v| c.balancer.targets = v)),
+        "Nodes that `serverledge lb` sends requests to, besides those of its area in etcd."),
+    key("lb.policy", "bounded",
+        Sets(Choice(&["bounded", "ring", "memory", "roundrobin"], |c, v| c.balancer.policy = match v {
+            "ring" => TargetPolicy::Ring,
+            "memory" => TargetPolicy::Memory,
+            "roundrobin" => TargetPolicy::RoundRobin,
+            _ => TargetPolicy::Bounded,
+        })),
+        "How a call's node is chosen: 'bounded' loads on a hash ring, the original's 'ring', the most \
+         free 'memory', 'roundrobin'."),
+    key("lb.arch_awareness", "false", Sets(Bool(|c, v| c.balancer.arch_awareness = v)),
+        "Whether the architecture is chosen before the node, for functions that run on both."),
+    key("lb.mode", "RoundRobin",
+        Sets(Choice(&["mab", "roundrobin", "random"], |c, v| c.balancer.mode = match v {
+            "mab" => ArchitecturePolicy::Bandit,
+            "random" => ArchitecturePolicy::Random,
+            _ => ArchitecturePolicy::RoundRobin,
+        })),
+        "How the architecture is chosen: by a bandit ('MAB') for each function, by turns, by chance."),
+    key("lb.replicas", "128", Sets(Integer(1..=10_000, |c, v| c.balancer.replicas = v as u32)),
+        "Points of a node on the hash ring."),
+    key("lb.load_factor", "1.25", Sets(Number(1.0..=1000.0, |c, v| c.balancer.load_factor = v)),
+        "How many times the mean number of requests a node may have with 'bounded'."),
+    key("lb.refresh_interval", "30",
+        Sets(Duration(0.1..=YEARS, |c, v| c.balancer.refresh_interval = v)),
+        "How often the load balancer reads nodes and functions as a whole, besides watching them."),
+    key("lb.inflight_max", "10000",
+        Sets(Integer(1..=MANY, |c, v| c.balancer.inflight_max = v as usize)),
+        "Requests that the load balancer has under way at once; further ones are refused."),
+    key("lb.target_inflight_max", "512",
+        Sets(Integer(1..=MANY, |c, v| c.balancer.target_inflight_max = v as usize)),
+        "Requests that one node gets from the load balancer at once."),
+    key("lb.connect_timeout", "1",
+        Sets(Duration(0.001..=3600.0, |c, v| c.balancer.connect_timeout = v)),
+        "How long connecting to a node may take before another one is tried."),
+    key("lb.response_timeout", "960",
+        Sets(Duration(0.001..=YEARS, |c, v| c.balancer.response_timeout = v)),
+        "How long a node may take to begin its answer: waiting and the longest function."),
+    key("lb.stall_timeout", "30",
+        Sets(Duration(0.001..=3600.0, |c, v| c.balancer.stall_timeout = v)),
+        "How long a client or a node may pause within a message before it is given up."),
+    key("lb.health.interval", "1",
+        Sets(Duration(0.01..=3600.0, |c, v| c.balancer.health_interval = v)),
+        "How often each node is asked for its status."),
+    key("lb.health.timeout", "1",
+        Sets(Duration(0.001..=3600.0, |c, v| c.balancer.health_timeout = v)),
+        "How long a node may take to tell its status."),
+    key("lb.ejection.failures", "5",
+        Sets(Integer(1..=MANY, |c, v| c.balancer.ejection_failures = v as u32)),
+        "Broken requests in a row for which a node gets no more. One that is not there gets none at once."),
+    key("lb.ejection.time", "1",
+        Sets(Duration(0.0..=3600.0, |c, v| c.balancer.ejection_time = v)),
+        "How long a node gets none at first; each further time twice as long."),
+    key("lb.ejection.time_max", "30",
+        Sets(Duration(0.0..=86400.0, |c, v| c.balancer.ejection_time_max = v)),
+        "The longest such time."),
+    key("lb.readmission", "10", Sets(Duration(0.0..=3600.0, |c, v| c.balancer.readmission = v)),
+        "How long it takes until a node that is back has its full share again."),
+    key("mab.policy", "UCB1",
+        Sets(Choice(&["ucb1", "linucb"], |c, v| c.balancer.bandit = match v {
+            "linucb" => BanditKind::LinUcb,
+            _ => BanditKind::Ucb1,
+        })),
+        "Bandit of the mode MAB."),
+    key("mab.ucb1.c", "0.8", Sets(Number(0.0..=1000.0, |c, v| c.balancer.ucb1_c = v)),
+        "How much UCB1 explores."),
+    key("mab.linucb.alpha", "0.1", Sets(Number(0.0..=1000.0, |c, v| c.balancer.linucb_alpha = v)),
+        "How much LinUCB explores."),
+    key("mab.linucb.lambda", "0.0", Sets(Number(0.0..=1000.0, |c, v| c.balancer.linucb_lambda = v)),
+        "What memory in use above three quarters takes off LinUCB's rewards."),
     key("loadbalancer.policy", "", NoEffect(DEAD), "Declared by the original and never read."),
     key("loadbalancer.targets.interval", "", NoEffect(DEAD),
         "Declared by the original and never read."),

@@ -7,11 +7,12 @@ pub(crate) mod http;
 pub(crate) mod machine;
 pub(crate) mod node;
 pub(crate) mod server;
+pub(crate) mod target;
 pub(crate) mod wasm;
 
 pub(crate) use etcd::{Etcd, etcd};
 pub(crate) use function::{Function, javascript, python, zip};
-pub(crate) use node::{Node, node};
+pub(crate) use node::{Node, balancer, node};
 
 use std::time::{Duration, Instant};
 

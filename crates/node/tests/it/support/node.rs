@@ -33,10 +33,20 @@ pub(crate) fn node() -> Builder {
         config: None,
         storage: Arc::new(storage),
         storage_name: "storage".into(),
+        command: None,
     }
     .set("api.port", 0)
     .memory(1024)
     .cpus(2.0)
+}
+
+/// A load balancer, which is talked to like a node. It notices soon what becomes of its targets.
+pub(crate) fn balancer() -> Builder {
+    let mut builder = node()
+        .set("lb.health.interval", 0.05)
+        .set("lb.ejection.time", 0.1);
+    builder.command = Some("lb");
+    builder
 }
 
 /// A node that isn't running yet, or no longer.
@@ -46,6 +56,8 @@ pub(crate) struct Builder {
     config: Option<String>,
     storage: Arc<TempDir>,
     storage_name: PathBuf,
+    /// Of the program; none: a node.
+    command: Option<&'static str>,
 }
 
 impl Builder {
@@ -133,6 +145,7 @@ impl Builder {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SERVERLEDGE_")) {
             command.env_remove(name);
         }
+        command.args(self.command);
         if let Some(yaml) = &self.config {
             let path = self.storage.path().join("node.yaml");
             std::fs::write(&path, yaml).expect("writing the configuration");
@@ -171,7 +184,8 @@ impl Builder {
     }
 
     fn address_file(&self) -> PathBuf {
-        self.storage_path().join("api.address")
+        let name = self.command.map_or("api.address", |_| "lb.address");
+        self.storage_path().join(name)
     }
 }
 
