@@ -5,6 +5,7 @@
 
 mod client;
 mod docker;
+mod lb;
 mod load;
 mod measure;
 mod report;
@@ -33,9 +34,10 @@ enum Benchmark {
     Density,
     Idle,
     Workflow,
+    Balancer,
 }
 
-const BENCHMARKS: [(&str, Benchmark); 11] = [
+const BENCHMARKS: [(&str, Benchmark); 12] = [
     ("warm-python", Benchmark::Warm(Language::Python)),
     ("warm-node", Benchmark::Warm(Language::Node)),
     ("wasm", Benchmark::Wasm),
@@ -47,6 +49,7 @@ const BENCHMARKS: [(&str, Benchmark); 11] = [
     ("density", Benchmark::Density),
     ("idle", Benchmark::Idle),
     ("workflow", Benchmark::Workflow),
+    ("lb", Benchmark::Balancer),
 ];
 
 /// What is measured, how often and how long.
@@ -120,6 +123,7 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
             Benchmark::Density => measure::density(&plan, &mut report)?,
             Benchmark::Idle => measure::idle(&mut report)?,
             Benchmark::Workflow => workflow::all(&plan, &mut report)?,
+            Benchmark::Balancer => lb::calls(&plan, &mut report)?,
         }
     }
     report.print();

@@ -15,6 +15,9 @@ use crate::{cargo, root, target};
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The file in which a node writes where it listens.
+const NODE_ADDRESS: &str = "api.address";
+
 /// A node that is asked to stop removes its sandboxes first.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -72,6 +75,17 @@ pub(super) fn floor(language: Language, processes: usize) -> anyhow::Result<Serv
 
 /// A node with an empty store.
 pub(super) fn node(settings: &str) -> anyhow::Result<Server> {
+    start(&[], NODE_ADDRESS, settings)
+}
+
+/// A load balancer in front of the node at this port.
+pub(super) fn balancer(port: u16) -> anyhow::Result<Server> {
+    let settings = format!("lb.targets: \"127.0.0.1:{port}\"");
+    start(&["lb"], "lb.address", &settings)
+}
+
+/// The program with this command, which writes where it listens to `address`.
+fn start(command: &[&str], address: &str, settings: &str) -> anyhow::Result<Server> {
     let storage = temporary("node");
     std::fs::create_dir_all(&storage)?;
     let config = storage.join("bench.yaml");
@@ -85,21 +99,22 @@ pub(super) fn node(settings: &str) -> anyhow::Result<Server> {
     )?;
     let mut server = Server {
         port: 0,
-        child: start(&config)?,
+        child: spawn(command, &config)?,
         storage: Some(storage),
     };
-    server.wait()?;
+    server.wait(address)?;
     Ok(server)
 }
 
-/// Starts the node with this configuration.
-fn start(config: &Path) -> anyhow::Result<Child> {
+/// Starts the program with this command and configuration.
+fn spawn(command: &[&str], config: &Path) -> anyhow::Result<Child> {
     Command::new(target().join("release/serverledge"))
+        .args(command)
         .arg(config)
         .env("RUST_LOG", "warn")
         .stdin(Stdio::null())
         .spawn()
-        .context("starting the node")
+        .context("starting serverledge")
 }
 
 impl Language {
@@ -113,9 +128,9 @@ impl Language {
 }
 
 impl Server {
-    /// Until the node listens.
-    fn wait(&mut self) -> anyhow::Result<()> {
-        let file = self.directory()?.join("storage/api.address");
+    /// Until it listens, and has written where to a file of this name.
+    fn wait(&mut self, address: &str) -> anyhow::Result<()> {
+        let file = self.directory()?.join("storage").join(address);
         let began = Instant::now();
         while began.elapsed() < START_TIMEOUT {
             let address = std::fs::read_to_string(&file).unwrap_or_default();
@@ -141,9 +156,9 @@ impl Server {
         let directory = self.directory()?;
         self.child.kill()?;
         self.child.wait()?;
-        let _ = std::fs::remove_file(directory.join("storage/api.address"));
-        self.child = start(&directory.join("bench.yaml"))?;
-        self.wait()
+        let _ = std::fs::remove_file(directory.join("storage").join(NODE_ADDRESS));
+        self.child = spawn(&[], &directory.join("bench.yaml"))?;
+        self.wait(NODE_ADDRESS)
     }
 
     /// Registers a no-op function.

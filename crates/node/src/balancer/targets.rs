@@ -80,7 +80,7 @@ impl Targets {
             .fixed
             .iter()
             .cloned()
-            .chain(members.map(wanted))
+            .chain(members.map(|member| wanted(member)))
             .collect();
         self.probes
             .retain(|key, _| wanted.iter().any(|wanted| wanted.key == *key));

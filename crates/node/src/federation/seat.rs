@@ -30,7 +30,7 @@ pub(crate) enum News {
 }
 
 /// Members by key in the registry; `None` until the registry has been read.
-pub(crate) type Seen = Option<Arc<BTreeMap<String, Member>>>;
+pub(crate) type Seen = Option<Arc<BTreeMap<String, Arc<Member>>>>;
 
 /// What follows the registry.
 pub(crate) struct Seat {

@@ -63,10 +63,9 @@ pub(crate) async fn resolve(access: &Access, name: &str) -> Result<Vec<Ipv4Addr>
     let question = encoded(name)?;
     for _ in 0..ROUNDS {
         for resolver in access.resolvers().into_iter().take(RESOLVERS_MAX) {
-            match timeout(ANSWER_MAX, ask(resolver, &question)).await {
-                Ok(Ok(Some(answer))) => return answer,
-                // It has failed, or says that it can't.
-                Ok(_) | Err(_) => {}
+            // Others have failed, or say that they can't.
+            if let Ok(Ok(Some(answer))) = timeout(ANSWER_MAX, ask(resolver, &question)).await {
+                return answer;
             }
         }
     }
