@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::wire::in_field;
 
@@ -12,7 +13,7 @@ wire! {
     /// A workflow to be registered.
     pub struct WorkflowSpec {
         /// Its definition: an object, or its text.
-        "Definition" definition: Value,
+        "Definition" definition: Option<Box<RawValue>>,
         /// `standard` (also if empty) or `express`.
         "Type" kind: String,
         /// What becomes of tasks when their node dies: `Retry` (also if empty) or `Fail`.

@@ -132,10 +132,7 @@ impl Set {
             }
             Self::Text(set) => value.as_text().map(|value| set(config, value)),
             Self::Path(set) => absolute(value).map(|path| set(config, path)),
-            Self::Paths(set) => {
-                let paths = value.as_text().and_then(|text| paths(&text));
-                paths.map(|paths| set(config, paths))
-            }
+            Self::Paths(set) => list(value, paths).map(|paths| set(config, paths)),
             Self::Choice(choices, set) => {
                 let chosen = value.as_text().map(|text| text.to_lowercase());
                 chosen
@@ -237,7 +234,11 @@ fn absolute(value: &Scalar) -> Option<PathBuf> {
     Some(std::path::absolute(&path).unwrap_or(path))
 }
 
-/// Paths from the root, without an end in a slash.
+fn list<T>(value: &Scalar, read: fn(&str) -> Option<Vec<T>>) -> Option<Vec<T>> {
+    read(&value.as_text()?)
+}
+
+/// Paths from the root.
 fn paths(text: &str) -> Option<Vec<PathBuf>> {
     let parts = text.split(',').map(str::trim);
     parts

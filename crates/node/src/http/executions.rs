@@ -111,14 +111,13 @@ fn record(name: String, spec: WorkflowSpec) -> Result<definition::Record, ApiErr
             )
         })?,
     };
-    let text = match spec.definition {
-        Value::String(text) => text,
-        Value::Null => {
-            let hint = "a state machine, as an object or as a text";
-            return Err(invalid("field `Definition`: it is missing".into(), hint));
-        }
-        other => other.to_string(),
+    let Some(definition) = spec.definition else {
+        let hint = "a state machine, as an object or as a text";
+        return Err(invalid("field `Definition`: it is missing".into(), hint));
     };
+    // As it was written, so that lines and columns are those of who wrote it.
+    let text: String =
+        serde_json::from_str(definition.get()).unwrap_or_else(|_| definition.get().to_owned());
     Ok(definition::Record {
         name,
         text,

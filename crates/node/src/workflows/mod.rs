@@ -219,15 +219,12 @@ async fn express(
     let at = clock();
     let identity = node.workflows.identity(at).map_err(StartError::Chance)?;
     let id = identity.0;
-    let (run, start) = prepare(node, workflow, identity, input, &options, None);
+    let (mut run, start) = prepare(node, workflow, identity, input, &options, None);
     let name = start.about.name.clone();
     let inputs = vec![Input::Event(Event::Started)];
     let (_sender, inbox) = tokio::sync::mpsc::unbounded_channel();
     let limit = node.config.workflow.express_timeout;
-    let run = Run {
-        execution: Execution::new(start),
-        ..run
-    };
+    run.execution = Execution::new(start);
     let ended = tokio::time::timeout(limit, run.drive(inbox, inputs)).await;
     let finished = match ended {
         Ok(End::Finished(finished)) => finished,
@@ -253,12 +250,14 @@ async fn standard(
     input: Value,
     options: StartOptions,
 ) -> Result<Started, StartError> {
-    let name = options.name.clone().unwrap_or_default();
-    let _guard = node.workflows.name_lock(&workflow.record.name, &name).await;
-    if options.name.is_some()
-        && let Some(started) = executions::existing(node, &workflow.record.name, &name, &input)?
-    {
-        return Ok(started);
+    let of = &workflow.record.name;
+    // Only names can meet: others share commits of the store.
+    let mut _guard = None;
+    if let Some(name) = &options.name {
+        _guard = Some(node.workflows.name_lock(of, name).await);
+        if let Some(started) = executions::existing(node, of, name, &input)? {
+            return Ok(started);
+        }
     }
     if node.stopping().is_cancelled() {
         return Err(StartError::ShuttingDown);

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use serverledge_asl::resource::{Waiting, workflow_name};
+use serverledge_asl::resource::{Resource, Waiting, workflow_name};
 use serverledge_asl::{Invocation as Task, Outcome, timestamp};
+use tokio::sync::oneshot;
 
 use super::definition::Kind;
 use super::error::StartError;
-use super::run::Finished;
+use super::run::{Finished, Message};
 use super::summary::Status;
 use super::task::{Done, TaskError};
-use super::{Context, StartOptions, Started, clock, start};
+use super::{Context, StartOptions, Started, clock, executions, start};
 use crate::node::Node;
 
 /// Starts the execution that a task asks for, and waits for it if that is asked for.
@@ -74,6 +75,42 @@ pub(crate) async fn run(
         "StopDate": timestamp(clock()),
     });
     result(about, &finished, waiting)
+}
+
+/// Stops the execution that a task has waited for, unless it is somebody else's as well. Nobody waits
+/// for that.
+pub(crate) fn stop(node: &Arc<Node>, context: &Context, task: &Task) {
+    let waiting = match Resource::parse(&task.resource) {
+        Resource::StartExecution(waiting) => waiting,
+        _ => return,
+    };
+    let arn = task
+        .arguments
+        .get("StateMachineArn")
+        .and_then(Value::as_str);
+    let is_named = task.arguments.get("Name").is_some();
+    let (Some(arn), false) = (arn, is_named) else {
+        return;
+    };
+    if !matches!(waiting, Waiting::Text | Waiting::Json) {
+        return;
+    }
+    let (name, workflow) = (child_name(context, task), workflow_name(arn).to_owned());
+    let node = Arc::clone(node);
+    tokio::spawn(async move {
+        // It may be about to be started.
+        let _guard = node.workflows.name_lock(&workflow, &name).await;
+        let Ok(Some(id)) = node.store.execution_named(&workflow, &name) else {
+            return;
+        };
+        let (answer, _) = oneshot::channel();
+        let message = Message::Stop {
+            error: None,
+            cause: Some("the execution that started it has gone on without it".to_owned()),
+            answer,
+        };
+        executions::send(&node, id, message);
+    });
 }
 
 /// The name of a child that was given none.

@@ -18,7 +18,7 @@ use super::journal::{self, Entry, Journal, Pending};
 use super::live::{Inbox, NEVER};
 use super::summary::Summary;
 use super::task::{self, Done, TaskError};
-use super::{Context, clock};
+use super::{Context, clock, nested};
 use crate::node::Node;
 use crate::store::executions::{Id, Standing};
 
@@ -118,6 +118,8 @@ pub(crate) struct Run {
     /// Tasks that may have been sent by a node that died.
     pub(crate) recovered: BTreeSet<TaskId>,
     pub(crate) reports: Vec<(String, InvokeReply)>,
+    /// Tasks whose end is no longer awaited, and which may go on elsewhere.
+    orphans: Vec<Pending>,
     /// Who wants to know that what they asked for is done.
     pub(crate) answers: Vec<Box<dyn FnOnce() + Send>>,
 }
@@ -162,6 +164,7 @@ impl Run {
             tasks: Tasks::default(),
             recovered: BTreeSet::new(),
             reports: Vec::new(),
+            orphans: Vec::new(),
             answers: Vec::new(),
         }
     }
@@ -243,7 +246,7 @@ impl Run {
                         effects.push(effect);
                     }
                     Effect::Cancel(task) => {
-                        self.pending.remove(task);
+                        self.orphans.extend(self.pending.remove(task));
                         effects.push(effect);
                     }
                     Effect::Record(_) => {}
@@ -281,9 +284,13 @@ impl Run {
     /// Whether an event can change anything; late answers can't.
     fn is_awaited(&self, event: &Event) -> bool {
         match event {
-            Event::TaskSucceeded { task, .. }
-            | Event::TaskFailed { task, .. }
-            | Event::Heartbeat { task } => self.pending.contains_key(task),
+            Event::TaskSucceeded { task, .. } | Event::TaskFailed { task, .. } => {
+                self.pending.contains_key(task)
+            }
+            Event::Heartbeat { task } => {
+                let pending = self.pending.get(task);
+                pending.is_some_and(|it| it.invocation.heartbeat_ms.is_some())
+            }
             Event::Redriven => true,
             Event::Started | Event::Woken | Event::Stopped { .. } => {
                 self.execution.outcome().is_none()
@@ -352,6 +359,9 @@ impl Run {
     }
 
     pub(crate) fn carry_out(&mut self, effects: Vec<Effect>) -> Option<End> {
+        for orphan in self.orphans.drain(..) {
+            nested::stop(&self.node, &self.context, &orphan.invocation);
+        }
         for effect in effects {
             match effect {
                 Effect::Invoke(invocation) => self.queue.push_back(invocation.task),
@@ -388,6 +398,8 @@ impl Run {
                 context: Arc::clone(&self.context),
                 journal: self.journal.clone(),
                 is_marked: marked,
+                // Its siblings make room for it.
+                is_patient: self.journal.is_some() || !self.tasks.handles.is_empty(),
             };
             let running = &mut self.tasks.running;
             let handle = running.spawn(async move { (id, attempt.run(invocation).await) });

@@ -11,6 +11,7 @@ use serverledge_asl::{Invocation as Task, Purpose, TaskId};
 use serverledge_sandbox::{CreateError, FunctionError};
 use tracing::warn;
 
+use super::definition::OnCrash;
 use super::journal::{Entry, Journal};
 use super::{Context, files, nested};
 use crate::async_calls::run_call;
@@ -31,7 +32,7 @@ pub(crate) enum Done {
     Submitted,
     /// The node stops: it is run at the next start.
     Left {
-        /// Whether the journal says that it was sent, which doesn't count.
+        /// Whether the journal says that it was sent, and that isn't to count.
         was_sent: bool,
     },
 }
@@ -114,6 +115,8 @@ pub(crate) struct Attempt {
     pub(crate) journal: Option<Arc<Journal>>,
     /// Whether the journal is to say that the task has been sent, before it is.
     pub(crate) is_marked: bool,
+    /// Whether it waits for room for as long as that takes.
+    pub(crate) is_patient: bool,
 }
 
 impl Attempt {
@@ -173,7 +176,7 @@ impl Attempt {
             request_id: self.request_id(task.task),
             params: params.to_string().into_bytes().into(),
             return_output: self.context.reports,
-            patient: self.journal.is_some(),
+            patient: self.is_patient,
             arrival: Instant::now(),
         };
         let mark = async {
@@ -187,6 +190,8 @@ impl Attempt {
         let reply = match run_call(&self.node, &function, invocation, mark, sending).await {
             Ok(reply) => reply,
             Err(InvokeError::ShuttingDown) if self.journal.is_some() => {
+                // What may run once, and was sent, is not to be run again.
+                let was_sent = was_sent && self.context.on_crash == OnCrash::Retry;
                 return Done::Left { was_sent };
             }
             Err(error) => return Done::failed(TaskError::of(&error)),

@@ -190,7 +190,7 @@ fn killed_at_any_write_an_execution_ends_as_if_nothing_had_been() {
 /// A node with an execution whose task runs for as long as the file `gate` isn't there.
 fn with_gate(on_crash: &str) -> (Node, tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
-    let node = open_node().start();
+    let node = open_node().set("shutdown.drain", 0).start();
     let source = format!(
         "import os, time\ndef handler(params, context):\n    \
          with open({0:?} + '/runs', 'a') as file:\n        \
@@ -258,6 +258,15 @@ fn a_task_that_kills_its_node_again_and_again_is_given_up() {
 }
 
 #[test]
+fn a_task_that_may_run_once_is_not_run_again_after_an_orderly_stop() {
+    let (node, dir, id) = with_gate("Fail");
+    let (_, stopped) = node.stop();
+    let node = stopped.start();
+    assert_eq!(ended(&node, &id)["Error"], "Serverledge.NodeDied");
+    assert_eq!(runs(&dir.path().join("runs"))["run"], 1);
+}
+
+#[test]
 fn an_orderly_stop_is_no_crash() {
     let (node, dir, id) = with_gate("Retry");
     let mut node = node;
@@ -265,7 +274,7 @@ fn an_orderly_stop_is_no_crash() {
     for run in 2..=6 {
         let (status, stopped) = node.stop();
         assert_eq!(status.code(), Some(0));
-        node = stopped.set("shutdown.drain", 0).start();
+        node = stopped.start();
         until_runs(dir.path(), run);
     }
     open(dir.path());

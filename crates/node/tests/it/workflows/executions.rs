@@ -450,3 +450,141 @@ fn a_workflow_runs_another() {
     let reply = ended(&node, &start(&node, "itself", json!({})));
     assert_eq!(reply["Status"], "FAILED", "{reply}");
 }
+
+#[test]
+fn a_stopped_execution_stops_the_one_it_waits_for() {
+    let node = node().start();
+    let wait = json!({"Type": "Wait", "Seconds": 86_400});
+    register(&node, "child", &chain(&[("W", wait)]));
+    let run = json!({
+        "Type": "Task",
+        "Resource": "arn:aws:states:::states:startExecution.sync:2",
+        "Parameters": {"StateMachineArn": "child"},
+    });
+    register(&node, "parent", &chain(&[("Run", run)]));
+    let id = start(&node, "parent", json!({}));
+    let child = eventually("the child runs", || {
+        let list = node.get("/v1/executions?workflow=child").expect(200).json();
+        Some(list["Executions"][0]["Id"].as_str()?.to_owned())
+    });
+    let path = format!("/v1/executions/{id}/stop");
+    node.post(&path, &json!({})).expect(200);
+    assert_eq!(ended(&node, &child)["Status"], "ABORTED");
+}
+
+#[test]
+fn items_of_an_express_execution_wait_for_each_others_room() {
+    // Room for two.
+    let node = node().memory(256).start();
+    node.create(&echo("echo"));
+    let map = json!({
+        "Type": "Map",
+        "ItemProcessor": {"StartAt": "Each", "States": {"Each": {
+            "Type": "Task", "Resource": "echo", "End": true,
+        }}},
+    });
+    register(&node, "w", &chain(&[("Map", map)]));
+    let items: Value = (0..50).collect();
+    let reply = express(&node, "w", items.clone());
+    assert_eq!(
+        (&reply["Status"], &reply["Output"]),
+        (&json!("SUCCEEDED"), &items),
+        "{reply}"
+    );
+}
+
+#[test]
+fn everything_has_a_limit() {
+    let node = node()
+        .set("workflow.executions_max", 2)
+        .set("workflow.definition_max", 1024)
+        .set("workflow.definitions_max", 2)
+        .set("workflow.express_timeout", 1)
+        .start();
+    let wait = chain(&[("W", json!({"Type": "Wait", "Seconds": 3600}))]);
+    register(&node, "wait", &wait);
+    let request = json!({"Workflow": "wait", "Type": "express"});
+    let reply = node.post("/v1/executions", &request).expect(200);
+    assert_eq!(reply.field("Status"), "TIMED_OUT");
+    start(&node, "wait", json!({}));
+    start(&node, "wait", json!({}));
+    let request = json!({"Workflow": "wait"});
+    let refused = node.post("/v1/executions", &request).expect(429);
+    refused.problem(&["workflow.executions_max"]);
+    let comment = chain(&[("P", json!({"Type": "Pass", "Comment": "x".repeat(1024)}))]);
+    let spec = json!({"Definition": comment}).to_string();
+    node.send("PUT", "/v1/workflows/large", spec).expect(413);
+    register(&node, "two", &wait);
+    let spec = json!({"Definition": wait}).to_string();
+    node.send("PUT", "/v1/workflows/three", &spec).expect(429);
+    // One that is there can be replaced, and makes room when it goes.
+    register(&node, "two", &wait);
+    assert_eq!(
+        node.get("/v1/workflows/two").expect(200).field("Revision"),
+        2
+    );
+    node.send("DELETE", "/v1/workflows/two", "").expect(200);
+    node.send("DELETE", "/v1/workflows/two", "").expect(404);
+    node.send("PUT", "/v1/workflows/three", spec).expect(200);
+}
+
+#[test]
+fn a_machine_that_computes_without_end_is_stopped() {
+    let node = node().start();
+    let endless = json!({"StartAt": "A", "States": {
+        "A": {"Type": "Pass", "Next": "B"},
+        "B": {
+            "Type": "Choice",
+            "Choices": [{"Variable": "$.never", "IsPresent": true, "Next": "C"}],
+            "Default": "A",
+        },
+        "C": {"Type": "Succeed"},
+    }});
+    register(&node, "endless", &endless);
+    let reply = ended(&node, &start(&node, "endless", json!({})));
+    assert_eq!(reply["Error"], "States.Runtime", "{reply}");
+    // It would end so again.
+    let path = format!("/v1/executions/{}/redrive", reply["Id"].as_str().unwrap());
+    node.post(&path, &json!({})).expect(409).problem(&["limit"]);
+}
+
+#[test]
+fn executions_are_kept_for_their_time_and_then_forgotten() {
+    let node = node()
+        .set("workflow.retention", 1)
+        .set("janitor.interval", 0.1)
+        .start();
+    register(&node, "w", &chain(&[("A", json!({"Type": "Pass"}))]));
+    let request = json!({"Workflow": "w", "Name": "one", "Input": 1, "Wait": 30});
+    let first = node.post("/v1/executions", &request).expect(200);
+    assert_eq!(first.field("Status"), "SUCCEEDED");
+    let path = format!("/v1/executions/{}", id_of(&first));
+    eventually("it is forgotten", || {
+        (node.get(&path).status == 404).then_some(())
+    });
+    node.get(&format!("{path}/history")).expect(404);
+    let list = node.get("/v1/executions").expect(200).json();
+    assert_eq!(list["Executions"], json!([]));
+    // Its name is free for another input, and its definition was not its alone.
+    let request = json!({"Workflow": "w", "Name": "one", "Input": 2, "Wait": 30});
+    let second = node.post("/v1/executions", &request).expect(200);
+    assert_eq!(second.field("Output"), 2);
+}
+
+#[test]
+fn an_execution_goes_on_with_the_definition_it_began_with() {
+    let node = node().start();
+    let waiting = |result: &str| {
+        chain(&[
+            ("W", json!({"Type": "Wait", "Seconds": 4})),
+            ("P", json!({"Type": "Pass", "Result": result})),
+        ])
+    };
+    register(&node, "w", &waiting("old"));
+    let id = start(&node, "w", json!({}));
+    register(&node, "w", &waiting("new"));
+    node.send("DELETE", "/v1/workflows/w", "").expect(200);
+    let node = node.kill9().start();
+    assert_eq!(ended(&node, &id)["Output"], "old");
+    node.get("/v1/workflows/w").expect(404);
+}
