@@ -125,8 +125,7 @@ impl Change {
     }
 }
 
-/// Makes the tables that are missing: all of them in a new store, or in one from before there were
-/// workflows.
+/// Makes the tables in a store from before there were workflows.
 pub(super) fn prepare(database: &Database) -> Result<(), redb::Error> {
     let snapshot = database.begin_read()?;
     let has_them = snapshot
@@ -137,9 +136,14 @@ pub(super) fn prepare(database: &Database) -> Result<(), redb::Error> {
     }
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
-    ExecutionTables::open(&transaction)?;
+    make_tables(&transaction)?;
     transaction.commit()?;
     Ok(())
+}
+
+/// Makes the tables.
+pub(super) fn make_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    ExecutionTables::open(transaction).map(drop)
 }
 
 /// The tables, in a transaction.

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
 
 use super::{StoreError, executions};
 
@@ -76,13 +78,20 @@ fn read_format(database: &Database) -> Result<u64, redb::Error> {
 fn make_tables(database: &Database) -> Result<(), redb::Error> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
+    make_first_tables(&transaction)?;
+    executions::make_tables(&transaction)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Those that every store has had.
+pub(super) fn make_first_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(META)?.insert("format", FORMAT)?;
     transaction.open_table(FUNCTIONS)?;
     transaction.open_table(CALLS)?;
     transaction.open_table(BODIES)?;
     transaction.open_table(RESULTS)?;
     transaction.open_table(EXPIRIES)?;
-    transaction.commit()?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use proptest::prelude::*;
 use redb::{Database, StorageBackend};
 
+use super::executions::{Append, Begin, Standing};
 use super::*;
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -395,6 +396,73 @@ async fn what_is_on_a_full_disk_can_be_read_and_removed() {
         .unwrap();
     store.close().await;
     assert_eq!(disk.store().result("large").unwrap(), Some(result));
+}
+
+fn begin(id: u128, digest: &str, expires_unix: u64) -> Begin {
+    Begin {
+        id,
+        workflow: "w".into(),
+        name: id.to_string(),
+        is_named: true,
+        digest: digest.into(),
+        standing: Standing {
+            status: 1,
+            summary: b"{}".to_vec(),
+            wake: (expires_unix == 0).then_some(7),
+            expires_unix,
+        },
+        record: b"begun".to_vec(),
+    }
+}
+
+#[tokio::test]
+async fn a_definition_stays_while_somebody_uses_it() {
+    let store = Store::in_memory().unwrap();
+    let put = |digest: &'static str| store.put_workflow("w", digest, vec![1], digest.into());
+    assert!(!put("old").await.unwrap());
+    // The same again is one use.
+    assert!(put("old").await.unwrap());
+    store.begin_execution(begin(1, "old", 0)).await.unwrap();
+    store.begin_execution(begin(2, "old", 50)).await.unwrap();
+    assert!(put("new").await.unwrap());
+    assert_eq!(store.definition("old").unwrap(), Some(b"old".to_vec()));
+    assert_eq!(store.sweep_executions(49).await.unwrap(), 0);
+    assert_eq!(store.sweep_executions(50).await.unwrap(), 1);
+    assert!(store.execution(2).unwrap().is_none());
+    assert_eq!(store.execution_named("w", "2").unwrap(), None);
+    assert_eq!(store.journal_first(2).unwrap(), None);
+    assert_eq!(store.definition("old").unwrap(), Some(b"old".to_vec()));
+    let ended = Append {
+        id: 1,
+        sequence: 1,
+        record: b"ended".to_vec(),
+        standing: Some(begin(1, "", 60).standing),
+    };
+    store.append_journal(ended).await.unwrap();
+    let mut unfinished = 0;
+    store.visit_unfinished(|_, _| unfinished += 1).unwrap();
+    assert_eq!(unfinished, 0);
+    let last = store.journal_last(1, |record| Some(record.to_vec()));
+    assert_eq!(last.unwrap(), Some(b"ended".to_vec()));
+    assert_eq!(store.sweep_executions(100).await.unwrap(), 1);
+    assert_eq!(store.definition("old").unwrap(), None);
+    assert!(store.delete_workflow("w").await.unwrap());
+    assert!(!store.delete_workflow("w").await.unwrap());
+    assert_eq!(store.definition("new").unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_store_from_before_there_were_workflows_gets_their_tables() {
+    let disk = Disk::default();
+    let database = builder().create_with_backend(disk.clone()).unwrap();
+    let transaction = database.begin_write().unwrap();
+    schema::make_first_tables(&transaction).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let store = disk.store();
+    assert_eq!(store.definition("x").unwrap(), None);
+    store.begin_execution(begin(1, "x", 0)).await.unwrap();
+    assert!(store.execution(1).unwrap().is_some());
 }
 
 /// What the store should hold, kept the simple way.
