@@ -1,8 +1,8 @@
 //! `serverledge`: the node and its commands.
 //!
-//! `serverledge [CONFIG]` runs a node. The sandbox helper is this program too, started by the node
-//! itself; it must stay single-threaded, so it leaves before anything else is set up. So do the hosts
-//! of an emulated network.
+//! `serverledge [CONFIG]` runs a node. The sandbox helper and the compiler of WebAssembly are this
+//! program too, started by the node itself; the helper must stay single-threaded, so they leave before
+//! anything else is set up. So do the hosts of an emulated network.
 
 #![forbid(unsafe_code)]
 
@@ -57,8 +57,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).as_deref() == Some(OsStr::new("sandbox-helper")) {
-        serverledge_sandbox::helper_main()
+    match std::env::args_os()
+        .nth(1)
+        .as_deref()
+        .and_then(OsStr::to_str)
+    {
+        Some("sandbox-helper") => serverledge_sandbox::helper_main(),
+        Some("wasm-compile") => serverledge_sandbox::wasm::compiler_main(),
+        _ => {}
     }
     if let Some(address) = testbed_host() {
         return serverledge_testbed::host_main(&address);

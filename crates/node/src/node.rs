@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use hyper::header::HeaderValue;
 use serverledge_api::{InvokeReply, Network};
 use serverledge_core::{FunctionId, Language, NetworkPolicy, Runtime, SchedulerConfig};
-use serverledge_sandbox::wasm::WasmBackend;
+use serverledge_sandbox::wasm::{WasmBackend, WasmConfig};
 use serverledge_sandbox::{Backend, ImageUse, NetworkSupport};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -118,7 +118,11 @@ impl Node {
         let path = &config.storage.path;
         let code = CodeStore::open(&path.join("code"), config.code.limits());
         let code = Arc::new(code.context("opening the code in storage.path")?);
-        let wasm = WasmBackend::new(path.join("wasm"), config.network.limits());
+        let wasm = WasmBackend::new(WasmConfig {
+            compile: config.wasm.limits(),
+            network: config.network.limits(),
+            ..WasmConfig::new(path.join("wasm"))
+        });
         let start_timeout = config.sandbox.start_timeout;
         let started = Arc::clone(&backend);
         let launcher = Launcher::new(started, wasm, Arc::clone(&code), start_timeout);

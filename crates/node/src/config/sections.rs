@@ -8,6 +8,7 @@ use serverledge_core::qos::{Class, ClassError, Classes};
 use serverledge_core::{Ipv4Network, Language, NetworkPolicy};
 use serverledge_sandbox::NetworkConfig;
 use serverledge_sandbox::image::{ImageConfig, ImageLimits};
+use serverledge_sandbox::wasm::CompileLimits;
 
 use crate::code::CodeLimits;
 use crate::fetch::FetchLimits;
@@ -23,6 +24,8 @@ pub struct Config {
     pub sandbox: Sandbox,
     /// What functions reach: `network.*`.
     pub network: Network,
+    /// WebAssembly: `wasm.*`.
+    pub wasm: Wasm,
     /// The pool of sandboxes: `container.*`.
     pub container: Container,
     /// Periodic cleaning: `janitor.*`.
@@ -197,6 +200,35 @@ impl Default for Network {
             deny: Vec::new(),
             connections_max: 128,
             resolv_conf: "/etc/resolv.conf".into(),
+        }
+    }
+}
+
+/// How WebAssembly is compiled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wasm {
+    /// Processor time that compiling one module may take; 300 s.
+    pub compile_time_max: Duration,
+    /// Memory that it may take, bytes; 2 GiB.
+    pub compile_memory_max: u64,
+}
+
+impl Wasm {
+    /// What compiling one module may take.
+    pub fn limits(&self) -> CompileLimits {
+        CompileLimits {
+            time: self.compile_time_max,
+            memory: self.compile_memory_max,
+        }
+    }
+}
+
+impl Default for Wasm {
+    fn default() -> Self {
+        let CompileLimits { time, memory } = CompileLimits::default();
+        Self {
+            compile_time_max: time,
+            compile_memory_max: memory,
         }
     }
 }

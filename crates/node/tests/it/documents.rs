@@ -14,7 +14,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const SERVERLEDGE: &str = env!("CARGO_BIN_EXE_serverledge");
 
 /// Documents whose commands stand alone. Others have a test of their own.
-const DOCUMENTS: [&str; 2] = ["README.md", "CONTRIBUTING.md"];
+const DOCUMENTS: [&str; 3] = ["README.md", "CONTRIBUTING.md", "docs/webassembly.md"];
 
 /// The load balancer's, which needs one.
 const BALANCER: &str = "docs/load-balancer.md";
@@ -81,7 +81,7 @@ fn typed(command: &str) -> Option<String> {
             Some(command.replace("target/release/serverledge", SERVERLEDGE))
         }
         // A compiler of functions.
-        Some("javac") => Some(command.to_owned()),
+        Some("javac" | "clang" | "rustc") => Some(command.to_owned()),
         _ => panic!("no rule for the command `{command}`: say here how it is run"),
     }
 }

@@ -118,12 +118,15 @@ fn they_run_beside_others_and_are_found_again() {
     assert_eq!(files(), 2);
 }
 
-/// Whether a thread of this name is in the process.
-fn has_thread(pid: u32, name: &str) -> bool {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
-    tasks
-        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
-        .any(|comm| comm.trim_end() == name)
+/// The process of a node that compiles.
+fn compiler(node: u32) -> Option<u32> {
+    let processes = std::fs::read_dir("/proc").expect("processes");
+    let mut numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    numbers.find(|process: &u32| {
+        let read = |what: &str| std::fs::read_to_string(format!("/proc/{process}/{what}"));
+        let is_child = read("status").is_ok_and(|it| it.contains(&format!("PPid:\t{node}\n")));
+        is_child && read("cmdline").is_ok_and(|it| it.contains("\0wasm-compile\0"))
+    })
 }
 
 #[test]
@@ -139,13 +142,23 @@ fn a_node_that_stops_does_not_wait_for_the_compiler() {
         format!("(module (memory (export \"memory\") 1) (func (export \"_start\")) {functions})");
     let node = node().start();
     create(&node, &text("large", &large));
-    eventually("the compiler runs", || {
-        has_thread(node.pid(), "wasm-compiler").then_some(())
-    });
+    let process = eventually("the compiler runs", || compiler(node.pid()));
     let compiled = node.storage().join("wasm");
-    let (status, _stopped) = node.stop();
+    let (status, stopped) = node.stop();
     assert!(status.success());
     assert_eq!(std::fs::read_dir(compiled).expect("a directory").count(), 0);
+    let has_ended = |process: u32| {
+        let path = format!("/proc/{process}/cmdline");
+        let left = std::fs::read_to_string(path).unwrap_or_default();
+        (!left.contains("wasm-compile")).then_some(())
+    };
+    eventually("the compiler ends with the node", || has_ended(process));
+    // A node that is killed has no time to see to that.
+    let node = stopped.start();
+    node.post("/update", &text("large", &large)).expect(200);
+    let process = eventually("the compiler runs again", || compiler(node.pid()));
+    let _killed = node.kill9();
+    eventually("the compiler ends all the same", || has_ended(process));
 }
 
 #[test]

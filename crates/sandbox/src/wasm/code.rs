@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::types::FunctionError;
 
 /// Largest module, bytes. Compiling takes many times that.
-const MODULE_BYTES_MAX: u64 = 64 << 20;
+pub(super) const MODULE_BYTES_MAX: u64 = 64 << 20;
 
 /// What every module and component begins with.
 const MAGIC: &[u8; 4] = b"\0asm";

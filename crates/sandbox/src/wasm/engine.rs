@@ -23,6 +23,7 @@ use wasmtime::{
 };
 
 use super::cache::Cache;
+use super::compiler::Compiler;
 use super::host::Host;
 use super::network::{self, Trust};
 use crate::{CallError, CreateError};
@@ -30,15 +31,15 @@ use crate::{CallError, CreateError};
 /// Calls that have an instance at once, on the whole node; others wait for one to end.
 const CALLS_MAX: u32 = 256;
 /// Core modules in one component: what Python is compiled to has some twenty.
-const MODULES_PER_COMPONENT_MAX: u32 = 64;
+pub(super) const MODULES_PER_COMPONENT_MAX: u32 = 64;
 /// Memories and tables in one component.
-const MEMORIES_PER_COMPONENT_MAX: u32 = 8;
-const TABLES_PER_COMPONENT_MAX: u32 = 32;
+pub(super) const MEMORIES_PER_COMPONENT_MAX: u32 = 8;
+pub(super) const TABLES_PER_COMPONENT_MAX: u32 = 32;
 /// Memories and tables of all instances: most have one of each, and a few have many.
 const MEMORIES_MAX: u32 = 2 * CALLS_MAX;
 const TABLES_MAX: u32 = 4 * CALLS_MAX;
 /// Functions in one table.
-const TABLE_ELEMENTS_MAX: usize = 1 << 16;
+pub(super) const TABLE_ELEMENTS_MAX: usize = 1 << 16;
 /// What one instance may need of the node's own memory, bytes.
 const INSTANCE_BYTES_MAX: usize = 4 << 20;
 /// Stack of a function, bytes, and of what it calls of ours above that.
@@ -66,7 +67,8 @@ pub(super) struct Machine {
     pub(super) linker: wasmtime::Linker<Host>,
     pub(super) component_linker: component::Linker<Host>,
     pub(super) cache: Cache,
-    pub(super) compiling: Arc<Semaphore>,
+    pub(super) compiler: Compiler,
+    pub(super) compiling: Semaphore,
     pub(super) instances: Semaphore,
     pub(super) trust: Arc<Trust>,
     clock: Clock,
@@ -75,7 +77,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    pub(super) fn new(cache: Cache) -> Result<Self, CreateError> {
+    pub(super) fn new(cache: Cache, compiler: Compiler) -> Result<Self, CreateError> {
         let failed = |error: wasmtime::Error| {
             CreateError::Isolation(format!("WebAssembly can't be run: {error:#}"))
         };
@@ -98,7 +100,8 @@ impl Machine {
             linker,
             component_linker,
             cache,
-            compiling: Arc::new(Semaphore::new(COMPILING_MAX)),
+            compiler,
+            compiling: Semaphore::new(COMPILING_MAX),
             instances: Semaphore::new(CALLS_MAX as usize),
             trust: Arc::default(),
             clock,
@@ -181,13 +184,25 @@ impl Drop for Abort {
     }
 }
 
-fn engine() -> wasmtime::Result<Engine> {
+/// What code is compiled for and run with.
+fn config() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
         .concurrency_support(false)
         .max_wasm_stack(STACK_BYTES_MAX)
         .async_stack_size(STACK_BYTES_MAX + HOST_STACK_BYTES);
+    config
+}
+
+/// An engine whose code the node's takes, and that runs none: it needs no pool, which would need
+/// terabytes of addresses.
+pub(super) fn for_compiling() -> wasmtime::Result<Engine> {
+    Engine::new(&config())
+}
+
+fn engine() -> wasmtime::Result<Engine> {
+    let mut config = config();
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(CALLS_MAX)
         .total_core_instances(CALLS_MAX * MODULES_PER_COMPONENT_MAX)
@@ -226,7 +241,7 @@ fn runtime() -> std::io::Result<Runtime> {
 
 /// Has this thread come after those that serve. Linux has priorities of threads, not of processes;
 /// where it doesn't allow it, all are equal.
-pub(super) fn stand_back() {
+fn stand_back() {
     /// As `nice` has it, where 0 is usual and 19 is last.
     const NICE: i32 = 5;
     let _ = rustix::process::setpriority_process(None, NICE);

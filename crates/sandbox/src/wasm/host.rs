@@ -17,7 +17,10 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 use wasmtime_wasi::{WasiCtxBuilder, WasiCtxView, WasiView, async_trait};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::engine::Ticking;
+use super::engine::{
+    MEMORIES_PER_COMPONENT_MAX, MODULES_PER_COMPONENT_MAX, TABLE_ELEMENTS_MAX,
+    TABLES_PER_COMPONENT_MAX, Ticking,
+};
 use super::network::Network;
 use crate::lock;
 
@@ -157,14 +160,27 @@ impl ResourceLimiter for Memory {
         Ok(())
     }
 
+    // As many as the pool has for an instance: where there is no pool, these hold.
+
     fn table_growing(
         &mut self,
         _current: usize,
-        _desired: usize,
+        desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        // The pool's limit is the limit.
-        Ok(true)
+        Ok(desired <= TABLE_ELEMENTS_MAX)
+    }
+
+    fn instances(&self) -> usize {
+        MODULES_PER_COMPONENT_MAX as usize
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_PER_COMPONENT_MAX as usize
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_PER_COMPONENT_MAX as usize
     }
 }
 

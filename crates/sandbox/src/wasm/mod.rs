@@ -7,8 +7,8 @@
 //! its response. Either way each call has an instance of its own: nothing survives a call, and a
 //! function that fails takes nothing with it.
 //!
-//! A module is compiled once (`Cache` keeps the result on disk) and shared by all sandboxes of
-//! its code, so a sandbox is little more than limits. A call begins on the thread of its caller;
+//! A module is compiled once, in a process with limits (`compiler`; `Cache` keeps the result on disk),
+//! and shared by all sandboxes of its code, so a sandbox is little more than limits. A call begins on the thread of its caller;
 //! one that computes for long goes on elsewhere (`engine`). Functions reach whom their policy names
 //! (`network`), with sockets of WASI 0.2 and with requests over HTTP.
 //!
@@ -17,11 +17,13 @@
 mod cache;
 mod call;
 mod code;
+mod compiler;
 mod engine;
 mod host;
 mod network;
 mod program;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -30,6 +32,8 @@ use tokio::sync::watch;
 
 use self::cache::Cache;
 use self::call::Limits;
+use self::compiler::Compiler;
+pub use self::compiler::{CompileLimits, main as compiler_main};
 use self::engine::Machine;
 use self::host::Budget;
 use self::network::Reach;
@@ -40,11 +44,35 @@ use crate::{
     NetworkSupport, Reply, Sandbox, SandboxSpec, lock,
 };
 
+/// How WebAssembly is compiled and run.
+#[derive(Clone, Debug)]
+pub struct WasmConfig {
+    /// Where compiled code is kept. Nobody but this user may write to it: what is in there is run as
+    /// it is. Made when it is needed.
+    pub dir: PathBuf,
+    /// What compiling one module may take.
+    pub compile: CompileLimits,
+    /// Command that runs [`compiler_main`]. Default: this program with `wasm-compile`.
+    pub compiler: Vec<OsString>,
+    /// What functions reach.
+    pub network: NetworkConfig,
+}
+
+impl WasmConfig {
+    /// The defaults.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        WasmConfig {
+            dir: dir.into(),
+            compile: CompileLimits::default(),
+            compiler: vec!["/proc/self/exe".into(), "wasm-compile".into()],
+            network: NetworkConfig::default(),
+        }
+    }
+}
+
 /// Makes sandboxes of WebAssembly.
 pub struct WasmBackend {
-    /// Where compiled code is kept.
-    dir: PathBuf,
-    network: NetworkConfig,
+    config: WasmConfig,
     /// Made when it is needed: most nodes have no such function, and it takes memory.
     machine: Mutex<Option<Arc<Machine>>>,
     programs: Arc<Programs>,
@@ -52,12 +80,10 @@ pub struct WasmBackend {
 }
 
 impl WasmBackend {
-    /// A backend that keeps compiled code in `dir`, which nobody but this user may write to: what
-    /// is in there is run as it is. It is made when it is needed.
-    pub fn new(dir: impl Into<PathBuf>, network: NetworkConfig) -> Self {
+    /// A backend that does nothing until it is needed.
+    pub fn new(config: WasmConfig) -> Self {
         WasmBackend {
-            dir: dir.into(),
-            network,
+            config,
             machine: Mutex::default(),
             programs: Arc::default(),
             sandboxes: Mutex::default(),
@@ -69,9 +95,14 @@ impl WasmBackend {
         if let Some(machine) = &*machine {
             return Ok(Arc::clone(machine));
         }
-        let cache = Cache::open(&self.dir)
-            .map_err(|error| CreateError::io(format!("opening {}", self.dir.display()), error))?;
-        let made = Arc::new(Machine::new(cache)?);
+        let config = &self.config;
+        let cache = Cache::open(&config.dir)
+            .map_err(|error| CreateError::io(format!("opening {}", config.dir.display()), error))?;
+        let compiler = Compiler {
+            command: config.compiler.clone(),
+            limits: config.compile.clone(),
+        };
+        let made = Arc::new(Machine::new(cache, compiler)?);
         Ok(Arc::clone(machine.insert(made)))
     }
 
@@ -100,7 +131,7 @@ impl WasmBackend {
                 handler: spec.handler,
                 memory_mb: spec.memory_mb,
                 memory: Budget::of_mb(spec.memory_mb),
-                reach: Reach::new(spec.network, self.network.clone(), trust),
+                reach: Reach::new(spec.network, self.config.network.clone(), trust),
             }),
             end: watch::Sender::new(None),
         });

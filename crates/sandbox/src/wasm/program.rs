@@ -1,10 +1,9 @@
 //! From a module's bytes to something of which an instance is made in microseconds.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{HashMap, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 
-use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use wasmtime::component::Component;
 use wasmtime::{Engine, InstancePre, Module, ModuleExport, Precompiled};
@@ -13,13 +12,14 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::cache::Key;
 use super::code;
-use super::engine::{self, Machine};
+use super::compiler::Compiled;
+use super::engine::Machine;
 use super::host::Host;
 use crate::types::FunctionError;
 use crate::{CreateError, lock};
 
-/// What a component begins with, where a module has version 1.
-const COMPONENT_VERSION: [u8; 4] = [0x0d, 0, 1, 0];
+/// How many modules are remembered that can't be compiled.
+const FAULTS_MAX: usize = 256;
 
 /// Compiled code, linked as far as it goes without an instance.
 pub(super) struct Program {
@@ -42,11 +42,25 @@ pub(super) enum Form {
 
 /// The programs that are in use.
 #[derive(Default)]
-pub(super) struct Programs(Mutex<HashMap<Key, Arc<Entry>>>);
+pub(super) struct Programs {
+    entries: Mutex<HashMap<Key, Arc<Entry>>>,
+    /// Modules that can't be compiled, and why, the latest last.
+    faults: Mutex<VecDeque<(Key, FunctionError)>>,
+}
 
-/// Its lock is held while the program is made, so that others wait rather than do the same.
 #[derive(Default)]
-struct Entry(Mutex<Weak<Program>>);
+struct Entry {
+    program: Mutex<Weak<Program>>,
+    /// Held while it is compiled, so that others wait rather than do the same.
+    compiling: tokio::sync::Mutex<()>,
+}
+
+/// Where code is, and what is in it.
+#[derive(Clone)]
+struct Source {
+    path: PathBuf,
+    key: Key,
+}
 
 impl Programs {
     /// The program that `handler` names. When this is dropped, a compilation that was begun goes on
@@ -60,24 +74,21 @@ impl Programs {
         let (code_dir, handler) = (code_dir.to_owned(), handler.to_owned());
         let (programs, found_by) = (Arc::clone(self), Arc::clone(&machine));
         let find = move || {
-            let module = code::find(&code_dir, &handler).and_then(|path| code::read(&path))?;
-            let key = Key::of(&module, &found_by.compatibility());
+            let path = code::find(&code_dir, &handler)?;
+            let key = Key::of(&code::read(&path)?, &found_by.compatibility());
             let found = programs.find(&found_by, &key)?;
-            Ok((found, module, key))
+            Ok((found, Source { path, key }))
         };
-        let (found, module, key) = blocking(find).await?;
+        let (found, source) = blocking(find).await?;
         if let Some(program) = found {
             return Ok(program);
         }
-        // What is compiled already never waits for what is not.
-        let permit = Arc::clone(&machine.compiling).acquire_owned().await;
-        let permit = permit.map_err(|_| CreateError::Isolation("the node stops".to_owned()))?;
-        let programs = Arc::clone(self);
-        let make = move || {
-            let _permit = permit;
-            programs.make(&machine, &module, &key)
-        };
-        on_a_thread(make).await
+        // Of its own, so that whoever waits can leave; it ends with the node.
+        let making = tokio::spawn(Arc::clone(self).make(machine, source));
+        match making.await {
+            Ok(made) => made,
+            Err(error) => Err(CreateError::Isolation(error.to_string())),
+        }
     }
 
     /// The program if that takes no compiler.
@@ -87,53 +98,76 @@ impl Programs {
         key: &Key,
     ) -> Result<Option<Arc<Program>>, FunctionError> {
         let entry = self.entry(key);
-        let Ok(mut program) = entry.0.try_lock() else {
-            // Somebody is making it.
-            return Ok(None);
-        };
+        let mut program = lock(&entry.program);
         if let Some(program) = program.upgrade() {
             return Ok(Some(program));
         }
-        match compiled(machine, key) {
-            Some(compiled) => linked(machine, &compiled, &mut program).map(Some),
-            None => Ok(None),
+        let faults = lock(&self.faults);
+        if let Some((_, fault)) = faults.iter().find(|(faulty, _)| faulty == key) {
+            return Err(fault.clone());
         }
+        drop(faults);
+        // What is of no use is made anew.
+        let kept = machine.cache.get(key);
+        let kept = kept.and_then(|kept| loaded(machine, &kept).ok());
+        kept.map(|kept| linked(machine, &kept, &mut program))
+            .transpose()
     }
 
     /// The program, whatever it takes.
-    fn make(
-        &self,
-        machine: &Arc<Machine>,
-        module: &[u8],
-        key: &Key,
-    ) -> Result<Arc<Program>, FunctionError> {
-        let entry = self.entry(key);
-        let mut program = lock(&entry.0);
-        if let Some(program) = program.upgrade() {
+    async fn make(
+        self: Arc<Self>,
+        machine: Arc<Machine>,
+        source: Source,
+    ) -> Result<Arc<Program>, CreateError> {
+        let entry = self.entry(&source.key);
+        let _compiling = entry.compiling.lock().await;
+        let (programs, found_by, key) =
+            (Arc::clone(&self), Arc::clone(&machine), source.key.clone());
+        if let Some(program) = blocking(move || programs.find(&found_by, &key)).await? {
             return Ok(program);
         }
-        let compiled = compile(machine, module, key).map_err(|error| explained(&error));
-        give_back_memory();
-        let compiled = compiled?;
-        linked(machine, &compiled, &mut program)
+        // What is compiled already never waits for what is not.
+        let permit = machine.compiling.acquire().await;
+        let _permit = permit.map_err(|_| CreateError::Isolation("the node stops".to_owned()))?;
+        let path = source.path.clone();
+        let module = blocking(move || code::read(&path)).await?;
+        let compiled = machine.compiler.compile(&module).await?;
+        drop(module);
+        let code = match compiled {
+            Compiled::Code(code) => code,
+            Compiled::Fault(fault) => {
+                self.remember(source.key, &fault);
+                return Err(CreateError::Load(fault));
+            }
+        };
+        let (machine, entry) = (Arc::clone(&machine), Arc::clone(&entry));
+        let link = move || {
+            // A module for which the node has no room, or a compiler that is not this one.
+            let loaded = loaded(&machine, &code).map_err(|error| explained(&error))?;
+            machine.cache.put(&source.key, &code);
+            linked(&machine, &loaded, &mut lock(&entry.program))
+        };
+        blocking(link).await
+    }
+
+    /// Not to try again what can't be done: each try takes all that one may take.
+    fn remember(&self, key: Key, fault: &FunctionError) {
+        let mut faults = lock(&self.faults);
+        if faults.len() >= FAULTS_MAX {
+            faults.pop_front();
+        }
+        faults.push_back((key, fault.clone()));
     }
 
     fn entry(&self, key: &Key) -> Arc<Entry> {
-        let mut entries = lock(&self.0);
+        let mut entries = lock(&self.entries);
         // Those that nobody uses or waits for.
-        entries
-            .retain(|_, entry| Arc::strong_count(entry) > 1 || lock(&entry.0).strong_count() > 0);
+        let is_used = |entry: &Arc<Entry>| {
+            Arc::strong_count(entry) > 1 || lock(&entry.program).strong_count() > 0
+        };
+        entries.retain(|_, entry| is_used(entry));
         Arc::clone(entries.entry(key.clone()).or_default())
-    }
-}
-
-/// The compiler leaves hundreds of megabytes in the allocator, which would keep them.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it moves nothing that is in use, and may be called at any time from any thread.
-    // JUSTIFICATION: there is no safe way to it, and the memory is worth more than the call.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 
@@ -146,65 +180,37 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// On a thread of its own, after all others: compiling may take a minute, and a node that stops
-/// waits for what is on the blocking threads.
-async fn on_a_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, FunctionError> + Send + 'static,
-) -> Result<T, CreateError> {
-    let (sender, result) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("wasm-compiler".to_owned());
-    let begun = thread.spawn(move || {
-        engine::stand_back();
-        let _ = sender.send(work());
-    });
-    begun.map_err(|error| CreateError::io("starting a thread for the compiler", error))?;
-    match result.await {
-        Ok(result) => result.map_err(CreateError::Load),
-        Err(_) => Err(CreateError::Isolation("the compiler failed".to_owned())),
-    }
-}
-
-enum Compiled {
+/// Machine code, ready to be linked.
+enum Loaded {
     Module(Module),
     Component(Component),
 }
 
-fn compile(machine: &Machine, bytes: &[u8], key: &Key) -> wasmtime::Result<Compiled> {
-    let (engine, cache) = (&machine.engine, &machine.cache);
-    if bytes.get(4..8) == Some(&COMPONENT_VERSION) {
-        let component = Component::from_binary(engine, bytes)?;
-        cache.put(key, &component.serialize()?);
-        return Ok(Compiled::Component(component));
-    }
-    let module = Module::from_binary(engine, bytes)?;
-    cache.put(key, &module.serialize()?);
-    Ok(Compiled::Module(module))
-}
-
-/// What was compiled before.
-fn compiled(machine: &Machine, key: &Key) -> Option<Compiled> {
-    let kept = machine.cache.get(key)?;
+fn loaded(machine: &Machine, code: &[u8]) -> wasmtime::Result<Loaded> {
     let engine = &machine.engine;
-    // SAFETY: the cache's directory is this user's alone, and the file is what was written.
-    // JUSTIFICATION: compiling takes seconds where this takes milliseconds.
-    let compiled = unsafe {
-        match Engine::detect_precompiled(&kept)? {
-            Precompiled::Module => Module::deserialize(engine, kept).map(Compiled::Module),
-            Precompiled::Component => Component::deserialize(engine, kept).map(Compiled::Component),
+    // SAFETY: it comes from a compiler of ours by a pipe that nobody else has, or from the cache,
+    // whose directory is this user's alone and whose files are what was written.
+    // JUSTIFICATION: there is no other way to machine code than to take somebody's word for it.
+    unsafe {
+        match Engine::detect_precompiled(code) {
+            Some(Precompiled::Module) => Module::deserialize(engine, code).map(Loaded::Module),
+            Some(Precompiled::Component) => {
+                Component::deserialize(engine, code).map(Loaded::Component)
+            }
+            None => Err(wasmtime::Error::msg("it is no machine code")),
         }
-    };
-    compiled.ok()
+    }
 }
 
 /// Links it and lets others find it.
 fn linked(
     machine: &Arc<Machine>,
-    compiled: &Compiled,
+    loaded: &Loaded,
     place: &mut Weak<Program>,
 ) -> Result<Arc<Program>, FunctionError> {
-    let form = match compiled {
-        Compiled::Module(module) => command(machine, module),
-        Compiled::Component(component) => of_component(machine, component),
+    let form = match loaded {
+        Loaded::Module(module) => command(machine, module),
+        Loaded::Component(component) => of_component(machine, component),
     };
     let program = Arc::new(Program {
         machine: Arc::clone(machine),

@@ -108,6 +108,13 @@ pub(super) static KEYS: &[Key] = &[
         Sets(Path(|c, v| c.network.resolv_conf = v)),
         "File that names the resolvers which look up names for functions."),
 
+    key("wasm.compile_time_max", "300",
+        Sets(Duration(1.0..=86400.0, |c, v| c.wasm.compile_time_max = v)),
+        "Processor time that compiling one WebAssembly module may take."),
+    key("wasm.compile_memory_max", "2GiB",
+        Sets(Size((256 << 20)..=(1 << 42), |c, v| c.wasm.compile_memory_max = v)),
+        "Memory that compiling one WebAssembly module may take."),
+
     key("container.pool.memory", "1024",
         Sets(Integer(1..=(1 << 32), |c, v| c.container.pool_memory_mb = v)),
         "Memory for all sandboxes together, MiB."),

@@ -3,10 +3,10 @@
 use std::time::SystemTime;
 
 use serde_json::json;
+use serverledge_sandbox::Backend as _;
 use serverledge_sandbox::wasm::WasmBackend;
-use serverledge_sandbox::{Backend as _, NetworkConfig};
 
-use super::{ECHO, command, result, wasm};
+use super::{ECHO, command, config, result, wasm};
 
 #[tokio::test]
 async fn compiled_code_is_found_again_and_made_anew_if_it_is_damaged() {
@@ -24,7 +24,7 @@ async fn compiled_code_is_found_again_and_made_anew_if_it_is_damaged() {
 
     // Another node's start, in the same place.
     set_old();
-    wasm.backend = WasmBackend::new(wasm.path().join("compiled"), NetworkConfig::default());
+    wasm.backend = WasmBackend::new(config(wasm.path()));
     let started = wasm.start(command(ECHO)).await;
     assert_eq!(result(&started, json!({"a": 2})).await, json!({"a": 2}));
     assert!(is_old(), "it was compiled again");
@@ -33,7 +33,7 @@ async fn compiled_code_is_found_again_and_made_anew_if_it_is_damaged() {
     *damaged.last_mut().unwrap() ^= 1;
     std::fs::write(&file, &damaged).unwrap();
     set_old();
-    wasm.backend = WasmBackend::new(wasm.path().join("compiled"), NetworkConfig::default());
+    wasm.backend = WasmBackend::new(config(wasm.path()));
     let started = wasm.start(command(ECHO)).await;
     assert_eq!(result(&started, json!({"a": 3})).await, json!({"a": 3}));
     assert!(!is_old() && std::fs::read(&file).unwrap() != damaged);

@@ -3,6 +3,7 @@
 mod component;
 mod ends;
 mod hello;
+mod hostile;
 mod kept;
 
 use std::path::Path;
@@ -11,9 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use serverledge_sandbox::wasm::WasmBackend;
+use serverledge_sandbox::wasm::{WasmBackend, WasmConfig};
 use serverledge_sandbox::{
-    Backend as _, CallError, CreateError, FunctionError, NetworkConfig, Reply, Sandbox, SandboxSpec,
+    Backend as _, CallError, CreateError, FunctionError, Reply, Sandbox, SandboxSpec,
 };
 use tempfile::TempDir;
 
@@ -26,10 +27,20 @@ struct Wasm {
     ids: AtomicU64,
 }
 
+fn config(dir: &Path) -> WasmConfig {
+    WasmConfig {
+        compiler: vec![
+            env!("CARGO_BIN_EXE_serverledge-sandbox-helper").into(),
+            "wasm-compile".into(),
+        ],
+        ..WasmConfig::new(dir.join("compiled"))
+    }
+}
+
 fn wasm() -> Wasm {
     let dir = tempfile::tempdir().unwrap();
     Wasm {
-        backend: WasmBackend::new(dir.path().join("compiled"), NetworkConfig::default()),
+        backend: WasmBackend::new(config(dir.path())),
         dir,
         ids: AtomicU64::new(1),
     }
