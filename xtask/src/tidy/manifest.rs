@@ -10,7 +10,7 @@ pub(super) struct Allowed {
     others: Option<&'static [&'static str]>,
 }
 
-pub(super) const CRATES: [Allowed; 7] = [
+pub(super) const CRATES: [Allowed; 8] = [
     Allowed {
         directory: "crates/core",
         ours: &[],
@@ -50,8 +50,13 @@ pub(super) const CRATES: [Allowed; 7] = [
         others: None,
     },
     Allowed {
+        directory: "crates/testbed",
+        ours: &["sandbox"],
+        others: None,
+    },
+    Allowed {
         directory: "crates/node",
-        ours: &["api", "asl", "core", "sandbox"],
+        ours: &["api", "asl", "core", "sandbox", "testbed"],
         others: None,
     },
     Allowed {

@@ -178,7 +178,6 @@ impl Problem {
             true => Ok(()),
             false => Err(NoPlan::Malformed(what)),
         };
-        let distinct = |count: usize, names: BTreeSet<&str>| names.len() == count;
         let weights = self.weights;
         let weights = [
             weights.violations,
@@ -192,13 +191,7 @@ impl Problem {
             "the handling node is not among the nodes",
         )?;
         ensure(
-            distinct(
-                tasks,
-                self.tasks.iter().map(|task| task.id.as_str()).collect(),
-            ) && distinct(
-                nodes,
-                self.nodes.iter().map(|node| node.key.as_str()).collect(),
-            ),
+            !self.has_double_names(),
             "two tasks or two nodes of one name",
         )?;
         ensure(
@@ -232,6 +225,12 @@ impl Problem {
             link.is_none_or(|link| link.is_sound(tasks, nodes)),
             "a link's bandwidth or a number of CPUs is no amount",
         )
+    }
+
+    fn has_double_names(&self) -> bool {
+        let tasks: BTreeSet<_> = self.tasks.iter().map(|task| &task.id).collect();
+        let nodes: BTreeSet<_> = self.nodes.iter().map(|node| &node.key).collect();
+        tasks.len() != self.tasks.len() || nodes.len() != self.nodes.len()
     }
 
     fn has_double_arcs(&self) -> bool {

@@ -56,8 +56,7 @@ fn optimum(problem: &Problem) -> Option<f64> {
         constraints.push(constraint!(sum(x[vertex].clone()) == 1));
         constraints.push(constraint!(done[vertex] - violation <= problem.deadline));
         let mut finish: Expression = begun[vertex].into();
-        for node in 0..nodes {
-            let placed = x[vertex][node];
+        for (node, &placed) in x[vertex].iter().enumerate() {
             if vertex >= tasks {
                 let here = f64::from(u8::from(node == problem.handling));
                 constraints.push(constraint!(placed == here));

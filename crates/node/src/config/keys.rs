@@ -139,27 +139,13 @@ impl Set {
                     .filter(|text| choices.contains(&text.as_str()))
                     .map(|text| set(config, &text))
             }
-            Self::Networks(set) => value
-                .as_text()
-                .and_then(|text| networks(&text))
-                .map(|networks| set(config, networks)),
-            Self::Ipv4Networks(set) => value
-                .as_text()
-                .and_then(|text| networks(&text))
-                .map(|networks| set(config, networks)),
-            Self::Endpoints(set) => {
-                let endpoints = value.as_text().and_then(|text| endpoints(&text));
-                endpoints.map(|endpoints| set(config, endpoints))
-            }
-            Self::Hosts(set) => {
-                let hosts = value.as_text().and_then(|text| hosts(&text));
-                hosts.map(|hosts| set(config, hosts))
-            }
+            Self::Networks(set) => list(value, networks).map(|networks| set(config, networks)),
+            Self::Ipv4Networks(set) => list(value, networks).map(|networks| set(config, networks)),
+            Self::Endpoints(set) => list(value, endpoints).map(|endpoints| set(config, endpoints)),
+            Self::Hosts(set) => list(value, hosts).map(|hosts| set(config, hosts)),
             Self::RuntimePath => {
-                let path = value
-                    .as_text()
-                    .map(PathBuf::from)
-                    .filter(|path| path.is_absolute());
+                let path = value.as_text().map(PathBuf::from);
+                let path = path.filter(|path| path.is_absolute());
                 path.map(|path| runtime(config, name).path = Some(path))
             }
             Self::RuntimeLanguage => {

@@ -216,8 +216,9 @@ fn requests_over_http_reach_the_world_without_the_node() {
         assert!(error.contains(code), "{page}: {came}");
     }
     // A redirect is told, and its target judged as any other.
-    let came = get(&node, "f", "example.org:8080/redirect/169.254.169.254:8080");
-    assert_eq!(came["location"], "http://169.254.169.254:8080/");
+    let metadata = "169.254.169.254:8080";
+    let came = get(&node, "f", &format!("example.org:8080/redirect/{metadata}"));
+    assert_eq!(came["location"], format!("http://{metadata}/"));
     // As much of it as the function wants.
     let came = get(&node, "f", "example.org:8080/endless");
     assert_eq!(came["text"], "x".repeat(64));

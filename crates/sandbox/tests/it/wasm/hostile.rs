@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
+use serverledge_sandbox::CreateError;
 use serverledge_sandbox::wasm::{CompileLimits, WasmBackend, WasmConfig};
-use serverledge_sandbox::{Backend as _, CreateError};
 
 use super::{ECHO, Wasm, command, config, error, result, wasm};
 use crate::harness::call;
