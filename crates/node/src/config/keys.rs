@@ -12,7 +12,7 @@ use serverledge_core::qos::Class;
 use serverledge_core::{Ipv4Network, Language};
 use serverledge_sandbox::docker::check_image;
 
-use super::sections::{Config, Isolation, LogFormat, RuntimeConfig, SandboxBackend};
+use super::sections::{Config, Hidden, Isolation, LogFormat, RuntimeConfig, SandboxBackend};
 use super::value::Scalar;
 use crate::fetch::Network;
 

@@ -24,9 +24,9 @@ pub use self::error::{ConfigError, Problem, Warning};
 use self::keys::{Effect, Found};
 pub use self::keys::{KeyDoc, describe};
 pub use self::sections::{
-    Api, Async, Code, CodeUrl, Config, Container, Etcd, Function, Image, Isolation, Janitor,
-    LogFormat, Network, Qos, Registry, RuntimeConfig, Sandbox, SandboxBackend, Scheduler, Shutdown,
-    Storage, Workflow,
+    Api, Async, Code, CodeUrl, Config, Container, Etcd, Federation, Function, Hidden, Image,
+    Isolation, Janitor, LogFormat, Network, Qos, Registry, RuntimeConfig, Sandbox, SandboxBackend,
+    Scheduler, Shutdown, Storage, Workflow,
 };
 use self::value::Scalar;
 
@@ -34,6 +34,9 @@ use self::value::Scalar;
 const CLIENT_VARIABLES: [&str; 3] = ["HOST", "PORT", "TOKEN"];
 
 const VARIABLE_PREFIX: &str = "SERVERLEDGE_";
+
+/// Shortest secret: whoever sees a datagram can try all shorter ones.
+const SECRET_MIN: usize = 16;
 
 /// A configuration in the making.
 #[derive(Default)]
@@ -197,6 +200,12 @@ impl Loader {
         }
         if let Err(error) = config.qos.classes() {
             problems.push(("qos.class", error.to_string()));
+        }
+        if let Some(secret) = &config.federation.secret
+            && secret.0.len() < SECRET_MIN
+        {
+            let text = format!("is shorter than {SECRET_MIN} characters: it could be guessed");
+            problems.push(("federation.secret", text));
         }
         for (key, text) in problems {
             self.problem(Some(key.to_string()), "all settings together", text);

@@ -48,6 +48,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// What the nodes of a fleet share: `etcd.*`.
     pub etcd: Etcd,
+    /// How the nodes of a fleet treat each other: `federation.*`.
+    pub federation: Federation,
     /// Who this node is: `registry.*`.
     pub registry: Registry,
     /// Runtimes added or changed, by name in lower case: `runtime.<name>.*`.
@@ -547,6 +549,23 @@ impl Default for Shutdown {
 pub struct Etcd {
     /// `host:port` of each endpoint; none: no fleet.
     pub endpoints: Vec<String>,
+}
+
+/// How the nodes of a fleet treat each other.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Federation {
+    /// What all of them know and nobody else; none: they believe whoever can reach them.
+    pub secret: Option<Hidden>,
+}
+
+/// A text that is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hidden(pub String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
 }
 
 /// Who this node is.

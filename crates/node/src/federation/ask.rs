@@ -1,10 +1,10 @@
 //! Asking the other nodes how they are, by datagrams as the original's nodes do: a byte there, the
 //! status back. Whom to ask and when is `core::fleet`'s to say.
 //!
-//! One task has the socket, so that answers and members come in an order. A peer is known by the
-//! address that its answer comes from.
+//! One task has the socket, so that answers and members come in an order. Who answers shows in the
+//! address, as the original's nodes say no more; with a secret, in what is sealed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use tokio::time::{MissedTickBehavior, timeout};
 use tracing::{debug, warn};
 
 use super::peers::{Near, Peers};
-use super::{Federation, Member, datagram};
+use super::question::{self, Id};
+use super::{Federation, Member, datagram, unix_micros};
 use crate::node::Node;
 
 /// How often it is looked whom to ask.
@@ -32,8 +33,11 @@ const LOOKUP_TIME_MAX: Duration = Duration::from_secs(5);
 /// Names looked up that wait to be taken over.
 const LOOKUPS_MAX: usize = 64;
 
-/// Asks for as long as the node runs, from a port of its own at `ip`.
-pub(super) async fn ask(node: Arc<Node>, ip: IpAddr) {
+/// Questions to a peer whose answers are let in: the last, and the one before if that is late.
+const QUESTIONS_MAX: usize = 2;
+
+/// Asks for as long as the node runs, as `own`, from a port of its own at `ip`.
+pub(super) async fn ask(node: Arc<Node>, own: Id, ip: IpAddr) {
     let Some(federation) = &node.federation else {
         return;
     };
@@ -50,6 +54,10 @@ pub(super) async fn ask(node: Arc<Node>, ip: IpAddr) {
         node: &node,
         federation,
         socket: &socket,
+        own,
+        last: 0,
+        numbers: BTreeMap::new(),
+        ids: BTreeMap::new(),
         members: BTreeMap::new(),
         addresses: BTreeMap::new(),
         at: BTreeMap::new(),
@@ -81,6 +89,13 @@ struct Asker<'a> {
     node: &'a Node,
     federation: &'a Federation,
     socket: &'a UdpSocket,
+    own: Id,
+    /// The number of the last question.
+    last: u64,
+    /// Numbers of questions that may be answered yet, by peer; with a secret only.
+    numbers: BTreeMap<Arc<str>, VecDeque<u64>>,
+    /// Who is who; with a secret only.
+    ids: BTreeMap<Id, Arc<str>>,
     /// Who is asked, by path in the registry.
     members: BTreeMap<Arc<str>, Arc<Member>>,
     addresses: BTreeMap<Arc<str>, SocketAddr>,
@@ -138,6 +153,10 @@ impl Asker<'_> {
                 Err(_) => self.look_up(path, member),
             }
         }
+        let ids = self.members.keys();
+        self.ids = ids.map(|it| (question::id(it), Arc::clone(it))).collect();
+        let members = &self.members;
+        self.numbers.retain(|path, _| members.contains_key(path));
         self.peers().fleet().set_members(groups);
         self.publish();
     }
@@ -181,29 +200,55 @@ impl Asker<'_> {
             let Some(address) = self.addresses.get(&path) else {
                 continue;
             };
-            if let Err(error) = self.socket.send_to(datagram::QUESTION, *address).await {
+            // Increasing even if the clock doesn't.
+            self.last = unix_micros().max(self.last + 1);
+            let numbers = self.numbers.entry(Arc::clone(&path)).or_default();
+            if numbers.len() >= QUESTIONS_MAX {
+                numbers.pop_front();
+            }
+            numbers.push_back(self.last);
+            let protocol = &self.federation.protocol;
+            let question = protocol.question(self.last, &self.own, &question::id(&path));
+            if let Err(error) = self.socket.send_to(&question, *address).await {
                 debug!(%address, %error, "question not sent");
             }
         }
         self.publish();
     }
 
-    fn hear(&mut self, answer: &[u8], from: SocketAddr) {
-        let Some(paths) = self.at.get(&from) else {
+    fn hear(&mut self, datagram: &[u8], from: SocketAddr) {
+        let Some(answer) = self.federation.protocol.read_answer(datagram, &self.own) else {
+            debug!(%from, "an answer without a seal");
             return;
         };
-        let Some(status) = datagram::decode(answer) else {
+        let paths = match answer.sealed {
+            None => self.at.get(&from).cloned().unwrap_or_default(),
+            Some((id, number)) => self.expected(&id, number).into_iter().collect(),
+        };
+        if paths.is_empty() {
+            return;
+        }
+        let Some(status) = datagram::decode(answer.json) else {
             debug!(%from, "an answer that is no status");
             return;
         };
         let now = self.peers().now();
         let mut fleet = self.peers().fleet();
         for path in paths {
-            let round_trip = fleet.asked(path).map(|asked| now.since(asked));
-            fleet.answered(path, status.clone(), answer.len(), round_trip, now);
+            let round_trip = fleet.asked(&path).map(|asked| now.since(asked));
+            fleet.answered(&path, status.clone(), datagram.len(), round_trip, now);
         }
         drop(fleet);
         self.publish();
+    }
+
+    /// Who answers the question with this number, if it waits for an answer: each does so once.
+    fn expected(&mut self, id: &Id, number: u64) -> Option<Arc<str>> {
+        let path = self.ids.get(id)?;
+        let numbers = self.numbers.get_mut(path)?;
+        let at = numbers.iter().position(|known| *known == number)?;
+        numbers.remove(at);
+        Some(Arc::clone(path))
     }
 
     fn publish(&self) {

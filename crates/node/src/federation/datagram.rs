@@ -1,4 +1,5 @@
-//! The status as a datagram: whoever sends one, of whatever content, gets one back.
+//! The status as a datagram: whoever sends one, of whatever content, gets one back; with a secret,
+//! only who has it.
 //!
 //! That is how the original's nodes ask each other. They read 1024 bytes at most and wait without a
 //! limit of time. An answer is some hundred times as long as the shortest question, so where others
@@ -14,13 +15,11 @@ use serverledge_core::fleet::{Answers, Coordinates, Status};
 use tokio::net::UdpSocket;
 use tracing::{debug, warn};
 
+use super::question::{Asked, Id};
 use crate::node::Node;
 
-/// What the original's nodes send.
-pub(super) const QUESTION: &[u8] = b"A";
-
-/// What the original's nodes read of an answer.
-const BYTES_MAX: usize = 1024;
+/// Longest question that is looked at; what is longer is none.
+const QUESTION_MAX: usize = 256;
 
 /// Answers within one [`PERIOD`].
 const ANSWERS_MAX: u32 = 2000;
@@ -41,14 +40,19 @@ pub(super) async fn bind(ip: IpAddr, port: u16) -> Option<UdpSocket> {
     }
 }
 
-/// Answers for as long as the node runs.
-pub(super) async fn serve(node: Arc<Node>, socket: UdpSocket) {
-    let mut question = [0; 1];
+/// Answers for as long as the node runs; `own` is its identity.
+pub(super) async fn serve(node: Arc<Node>, own: Id, socket: UdpSocket) {
+    let Some(federation) = &node.federation else {
+        return;
+    };
+    let protocol = &federation.protocol;
+    let mut asked = Asked::default();
+    let mut received = [0; QUESTION_MAX];
     let (mut since, mut count) = (Instant::now(), 0);
     let mut answers = Answers::default();
     loop {
-        let from = match socket.recv_from(&mut question).await {
-            Ok((_, from)) => from,
+        let (length, from) = match socket.recv_from(&mut received).await {
+            Ok(came) => came,
             Err(error) => {
                 debug!(%error, "no datagram received");
                 tokio::time::sleep(PAUSE).await;
@@ -62,13 +66,18 @@ pub(super) async fn serve(node: Arc<Node>, socket: UdpSocket) {
         if count > ANSWERS_MAX {
             continue;
         }
+        let question = &received[..length];
+        let now = super::unix_micros();
+        let Some(question) = protocol.read_question(question, &own, now, &mut asked) else {
+            continue;
+        };
         let mut status = crate::status::now(&node);
-        let now = node.federation.as_ref().map(|it| it.peers.now());
-        if !answers.allow_long(now.unwrap_or_default()) {
+        if !answers.allow_long(federation.peers.now()) {
             status.available_warm_containers.clear();
         }
-        let answer = encode(status);
-        answers.count(question.len() + answer.len());
+        let json = encode(status, protocol.json_max());
+        let answer = protocol.answer(&question, &own, json);
+        answers.count(length + answer.len());
         if let Err(error) = socket.send_to(&answer, from).await {
             debug!(%from, %error, "status not sent");
         }
@@ -77,13 +86,13 @@ pub(super) async fn serve(node: Arc<Node>, socket: UdpSocket) {
 
 /// As the original sends it. What doesn't fit is left out: functions with the fewest idle sandboxes
 /// first, since those matter least to who looks for a warm one.
-fn encode(mut status: StatusReply) -> Vec<u8> {
+fn encode(mut status: StatusReply, bytes_max: usize) -> Vec<u8> {
     status.load_avg = None;
     status.last_update_time = 0;
     loop {
         let bytes = serverledge_api::encode(&status);
         let warm = &mut status.available_warm_containers;
-        if bytes.len() <= BYTES_MAX || warm.is_empty() {
+        if bytes.len() <= bytes_max || warm.is_empty() {
             return bytes;
         }
         // Half of them at a time, so that many functions don't cost as many rounds.
@@ -128,6 +137,7 @@ pub(super) fn decode(answer: &[u8]) -> Option<Status> {
 mod tests {
     use serde_json::Value;
 
+    use super::super::question::ANSWER_MAX;
     use super::*;
 
     /// A datagram of the original.
@@ -136,7 +146,7 @@ mod tests {
     #[test]
     fn it_reads_as_the_originals() {
         let recorded: StatusReply = serde_json::from_str(RECORDED).unwrap();
-        let ours: Value = serde_json::from_slice(&encode(recorded)).unwrap();
+        let ours: Value = serde_json::from_slice(&encode(recorded, ANSWER_MAX)).unwrap();
         let theirs: Value = serde_json::from_str(RECORDED).unwrap();
         let keys = |value: &Value| {
             value
@@ -170,8 +180,8 @@ mod tests {
             let name = format!("function-{number}");
             status.available_warm_containers.insert(name, idle);
         }
-        let bytes = encode(status);
-        assert!(bytes.len() <= BYTES_MAX, "{} bytes", bytes.len());
+        let bytes = encode(status, ANSWER_MAX);
+        assert!(bytes.len() <= ANSWER_MAX, "{} bytes", bytes.len());
         let status: StatusReply = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(status.available_warm_containers["function-250"], 1);
     }
@@ -226,7 +236,7 @@ mod tests {
         let mut told: StatusReply = serde_json::from_str(RECORDED).unwrap();
         told.coordinates.vec = [0.01, -0.02, 0.003];
         told.coordinates.adjustment = -0.001;
-        let status = decode(&encode(told)).unwrap();
+        let status = decode(&encode(told, ANSWER_MAX)).unwrap();
         assert_eq!(status.coordinates.position, [0.01, -0.02, 0.003]);
         assert_eq!(status.coordinates.adjustment, -0.001);
     }

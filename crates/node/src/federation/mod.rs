@@ -13,17 +13,22 @@ mod functions;
 mod member;
 pub(crate) mod offload;
 mod peers;
+mod question;
 mod registration;
 mod results;
 pub(crate) mod route;
 pub(crate) mod seat;
+mod seal;
+mod signature;
 mod targets;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use hyper::Method;
+use hyper::header::HeaderMap;
 use serverledge_core::policy::Policy;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -36,8 +41,10 @@ pub use self::functions::ShareError;
 pub use self::member::{Member, Members};
 use self::offload::Offloader;
 pub use self::peers::{Near, Peers};
+use self::question::Protocol;
 use self::results::Outbox;
 pub(crate) use self::targets::Place;
+use self::seal::Secret;
 use crate::catalog::FunctionRecord;
 use crate::config::Config;
 use crate::node::Node;
@@ -56,6 +63,9 @@ pub struct Federation {
     etcd: Arc<Etcd>,
     members: Members,
     peers: Peers,
+    /// What the nodes of the fleet share, if they do.
+    secret: Option<Secret>,
+    protocol: Protocol,
     outbox: Outbox,
     offloader: Offloader,
     policy: Option<&'static dyn Policy>,
@@ -75,12 +85,17 @@ impl Federation {
     /// `None` without `etcd.address`. Connects to nothing yet.
     pub(crate) fn new(config: &Config) -> Option<Self> {
         let endpoints = config.etcd.endpoints.clone();
+        let secret = config.federation.secret.as_ref();
+        let secret = secret.map(|secret| Secret::new(&secret.0));
+        let protocol = Protocol::new(secret.clone());
         (!endpoints.is_empty()).then(|| Self {
             etcd: Arc::new(Etcd::new(endpoints)),
             members: Members::default(),
-            peers: Peers::new(datagram::QUESTION.len()),
+            peers: Peers::new(protocol.question_bytes()),
+            offloader: Offloader::new(secret.clone()),
+            secret,
+            protocol,
             outbox: Outbox::default(),
-            offloader: Offloader::new(),
             policy: Self::policy_of(config),
             turn: AtomicU64::new(0),
         })
@@ -98,6 +113,20 @@ impl Federation {
     /// How the others are, as far as is known.
     pub fn peers(&self) -> &Peers {
         &self.peers
+    }
+
+    /// Whether to believe what a request says of the way that it has come: from another node, if the
+    /// nodes share a secret.
+    pub(crate) fn is_trusted(
+        &self,
+        (method, path): (&Method, &str),
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> bool {
+        let Some(secret) = &self.secret else {
+            return true;
+        };
+        signature::is_signed(secret, (method, path), headers, body, unix_micros())
     }
 
     /// Puts a function into etcd; its revision since.
@@ -170,13 +199,14 @@ pub(crate) async fn start(node: &Arc<Node>, address: SocketAddr) -> Option<Runni
         warn!("etcd doesn't tell which functions there are; starting with those known");
     }
     let mut entry = own_entry(node, address);
+    let own = question::id(&entry.path());
     if let Some(socket) = datagram::bind(address.ip(), entry.udp_port).await {
         // With port 0, the one that it got.
         entry.udp_port = socket.local_addr().map_or(entry.udp_port, |it| it.port());
-        tasks.spawn(datagram::serve(Arc::clone(node), socket));
+        tasks.spawn(datagram::serve(Arc::clone(node), own, socket));
     }
     tasks.spawn(crate::qos::keep_planning(Arc::clone(node)));
-    tasks.spawn(ask::ask(Arc::clone(node), address.ip()));
+    tasks.spawn(ask::ask(Arc::clone(node), own, address.ip()));
     let leaving = CancellationToken::new();
     let registration = registration::keep(Arc::clone(&federation.etcd), entry, leaving.clone());
     Some(Running {
@@ -224,6 +254,12 @@ fn own_entry(node: &Node, address: SocketAddr) -> Member {
         udp_port: config.registry.udp_port,
         architecture: node.identity.architecture.to_owned(),
     }
+}
+
+/// Microseconds since 1970.
+fn unix_micros() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// This machine's address on the way to the world. Nothing is sent to find it.

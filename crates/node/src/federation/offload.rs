@@ -20,7 +20,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serverledge_api::{InvokeReply, Problem, QosClass};
 use serverledge_core::policy::Reason;
 
-use super::Member;
+use super::seal::Secret;
+use super::{Member, signature, unix_micros};
 use crate::invoke::{Invocation, InvokeError};
 
 /// How often a call has been sent on. Ours: the original sends nothing like it.
@@ -95,12 +96,14 @@ pub(super) enum Sent {
 /// Sends calls. Cheap calls: it keeps connections.
 pub(super) struct Offloader {
     client: Client<HttpConnector, Full<Bytes>>,
+    secret: Option<Secret>,
     /// Members that couldn't be connected to, and until when they are left alone.
     broken: Mutex<BTreeMap<String, Instant>>,
 }
 
 impl Offloader {
-    pub(super) fn new() -> Self {
+    /// With a secret, calls are signed with it.
+    pub(super) fn new(secret: Option<Secret>) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIME_MAX));
         connector.set_nodelay(true);
@@ -114,6 +117,7 @@ impl Offloader {
             .build(connector);
         Self {
             client,
+            secret,
             broken: Mutex::default(),
         }
     }
@@ -139,7 +143,7 @@ impl Offloader {
         along: &Along,
     ) -> Sent {
         let request = match request(member, function, invocation, along) {
-            Ok(request) => request,
+            Ok(request) => self.signed(request),
             Err(source) => return failed(member, source.into()),
         };
         let sent = Instant::now();
@@ -172,6 +176,15 @@ impl Offloader {
         }
     }
 
+    fn signed(&self, request: Request<Bytes>) -> Request<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let mut request = Request::from_parts(head, Full::new(body.clone()));
+        if let Some(secret) = &self.secret {
+            signature::sign(secret, &mut request, &body, unix_micros());
+        }
+        request
+    }
+
     fn note<T>(&self, key: &str, answered: &Result<T, Sent>) {
         let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
         match answered {
@@ -195,7 +208,7 @@ fn request(
     function: &str,
     invocation: &Invocation,
     along: &Along,
-) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+) -> Result<Request<Bytes>, hyper::http::Error> {
     let mut remaining = along.response_time_max;
     if remaining > 0.0 {
         remaining = (remaining - invocation.arrival.elapsed().as_secs_f64()).max(0.001);
@@ -219,7 +232,7 @@ fn request(
         .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
         .header(HOPS, HeaderValue::from_static("1"))
         .header(REQUEST_ID, &invocation.request_id)
-        .body(Full::new(Bytes::from(body)))?;
+        .body(Bytes::from(body))?;
     request.headers_mut().extend(along.trace.clone());
     Ok(request)
 }
@@ -293,18 +306,18 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn the_request_is_the_originals() {
+    #[test]
+    fn the_request_is_the_originals() {
         let recorded = recorded("edgeonly, offloadable, one neighbour");
         let recorded = &recorded["peer_received"][0];
         let request = request(&member(), "off", &invocation(false), &Along::default()).unwrap();
         assert_eq!(request.uri(), "http://127.0.0.1:1996/invoke/off");
-        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let body = request.into_body();
         assert_eq!(body, recorded["body"].as_str().unwrap());
     }
 
-    #[tokio::test]
-    async fn the_wanted_time_is_what_remains_of_it() {
+    #[test]
+    fn the_wanted_time_is_what_remains_of_it() {
         let along = Along {
             response_time_max: 1.5,
             ..Along::default()
@@ -313,7 +326,7 @@ mod tests {
         late.arrival -= Duration::from_secs(1);
         let request = request(&member(), "a b/c", &late, &along).unwrap();
         assert_eq!(request.uri().path(), "/invoke/a%20b%2Fc");
-        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let body = request.into_body();
         let body: Value = serde_json::from_slice(&body).unwrap();
         let remaining = body["QoSMaxRespT"].as_f64().unwrap();
         assert!(remaining > 0.0 && remaining <= 0.5, "{body}");

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, StatusCode};
 use serverledge_api::{AsyncReply, InvokeReply, InvokeRequest, PrewarmReply, PrewarmRequest};
 use serverledge_core::Snapshot;
 use serverledge_core::policy::Policy;
@@ -46,12 +46,13 @@ pub(super) async fn invoke(
         .as_ref()
         .map_or("null", |params| params.get())
         .as_bytes();
-    let request_id = given_id(headers).unwrap_or_else(|| node.request_id(&function.record.name));
-    let is_sent_on = headers.contains_key(HOPS);
-    let can_offload = request.can_do_offloading && !is_sent_on;
+    let has_hopped = has_hopped(node, raw_name, headers, &body);
+    let given_id = given_id(headers).filter(|_| has_hopped);
+    let request_id = given_id.unwrap_or_else(|| node.request_id(&function.record.name));
+    let can_offload = request.can_do_offloading && !has_hopped;
     let along = Along {
         trace: Along::trace_of(headers),
-        ..along(node, &request, is_sent_on)?
+        ..along(node, &request, has_hopped)?
     };
     let mut trail = None;
 
@@ -162,9 +163,18 @@ async fn routed(
     }
 }
 
+/// Whether another node has sent the call. If the nodes share a secret, only they can say so.
+fn has_hopped(node: &Node, raw_name: &str, headers: &HeaderMap, body: &[u8]) -> bool {
+    let says_so = headers.contains_key(HOPS);
+    let Some(federation) = node.federation.as_ref().filter(|_| says_so) else {
+        return says_so;
+    };
+    let path = format!("/invoke/{raw_name}");
+    federation.is_trusted((&Method::POST, &path), headers, body)
+}
+
 /// The identity that a call has had since it arrived at another node.
 fn given_id(headers: &HeaderMap) -> Option<String> {
-    headers.get(HOPS)?;
     let id = headers.get(REQUEST_ID)?.to_str().ok()?;
     (!id.is_empty() && id.len() <= REQUEST_ID_MAX).then(|| id.to_owned())
 }

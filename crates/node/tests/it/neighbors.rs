@@ -10,9 +10,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::function::echo;
-use crate::support::http::Response;
+use crate::support::http::{self, Response};
 use crate::support::node::Builder;
-use crate::support::{Etcd, Node, etcd, eventually, node};
+use crate::support::{Etcd, Node, PATIENCE, etcd, eventually, node, python};
 
 /// What the original's nodes answer.
 const RECORDED: &str = include_str!("data/udp-status.json");
@@ -252,4 +252,107 @@ fn edgeonly_without_a_neighbour_drops_or_falls_back() {
         let fell = reply.status == 200 && why.contains("go: can't be reached");
         fell.then(|| assert_eq!(reply.json()["ExecutionNode"], "lenient"))
     });
+}
+
+const SECRET: &str = "known to the nodes of one fleet";
+
+/// Where a member answers questions, as the registry has it.
+fn status_port(etcd: &Etcd, key: &str) -> u16 {
+    let entries = etcd.entries("registry/");
+    let (_, value, _) = entries
+        .iter()
+        .find(|(path, ..)| path.ends_with(&format!("/{key}")))
+        .unwrap();
+    value.split(';').nth(2).unwrap().parse().unwrap()
+}
+
+#[test]
+fn with_a_secret_only_those_who_know_it_are_heard() {
+    let etcd = etcd();
+    let with =
+        |key: &str, secret: &str| member(&etcd, key).set("federation.secret", secret).start();
+    let a = with("a", SECRET);
+    let b = with("b", SECRET);
+    // Registered as if it were a node; it keeps what it is asked.
+    let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+    listener.set_read_timeout(Some(PATIENCE)).unwrap();
+    let listens = listener.local_addr().unwrap().port();
+    let value = format!("127.0.0.1;1;{listens};amd64");
+    etcd.put("registry/ROME/amd64/listener", &value);
+
+    becomes(&a, "b", "alive");
+    becomes(&b, "a", "alive");
+    let mut question = [0; 2048];
+    let asked = loop {
+        let (length, asker) = listener.recv_from(&mut question).unwrap();
+        if length > 1 {
+            break (question[..length].to_vec(), asker);
+        }
+    };
+    let (question, asker) = asked;
+    let stranger = with("stranger", "of another fleet altogether");
+    let plain = member(&etcd, "plain").start();
+    for node in [&a, &b] {
+        becomes(node, "stranger", "unknown");
+        becomes(node, "plain", "unknown");
+    }
+
+    // Forged and replayed, at the port that answers and at one that asks.
+    let forger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let target = ("127.0.0.1", status_port(&etcd, "b"));
+    for round in 0..2000_usize {
+        let mut forged = match round % 3 {
+            0 => b"A".to_vec(),
+            1 => question.clone(),
+            _ => RECORDED.as_bytes().to_vec(),
+        };
+        if round % 2 == 1 {
+            let at = round % forged.len();
+            forged[at] ^= 1 << (round % 8);
+        }
+        forger.send_to(&forged, target).unwrap();
+        listener.send_to(&forged, asker).unwrap();
+    }
+    becomes(&b, "a", "alive");
+    becomes(&a, "b", "alive");
+    forger.set_nonblocking(true).unwrap();
+    assert!(forger.recv(&mut [0; 2048]).is_err(), "b answered a forger");
+    for node in [&a, &b] {
+        for key in ["listener", "stranger", "plain"] {
+            let known = known(node, key);
+            assert_eq!(known["Health"], "unknown", "{known}");
+            assert_eq!(known["Status"], Value::Null, "{known}");
+        }
+    }
+    drop((stranger, plain));
+}
+
+#[test]
+fn with_a_secret_only_nodes_say_where_a_call_has_come_from() {
+    let etcd = etcd();
+    let with = |key: &str| member(&etcd, key).set("federation.secret", SECRET);
+    let edge = with("edge").set("scheduler.policy", "edgeonly").start();
+    let other = with("other").start();
+    let source = "def handler(params, context):\n    return context.request_id\n";
+    edge.create(&python("id", source));
+    let reply = runs_at(&edge, "id", "other");
+    let id = reply.result().as_str().unwrap().to_owned();
+    assert!(id.starts_with("id-") && id.contains("edge"), "{id}");
+
+    let headers = [
+        ("Serverledge-Hops", "1"),
+        ("Serverledge-Request-Id", "forged"),
+    ];
+    let body = json!({ "Params": {} }).to_string();
+    let call = |node: &Node, headers: &[(&str, &str)]| {
+        http::request(node.address, "POST", "/invoke/id", headers, body.as_bytes()).unwrap()
+    };
+    let unsigned = call(&other, &headers).result();
+    assert_ne!(unsigned, "forged");
+    let seal = format!("t=1800000000000000,s={}", "0".repeat(64));
+    let signed = [headers[0], headers[1], ("Serverledge-Signature", &seal)];
+    assert_ne!(call(&other, &signed).result(), "forged");
+    // Without a secret, whoever can reach a node is believed.
+    let open = member(&etcd, "open").start();
+    assert_eq!(call(&open, &headers).result(), "forged");
 }

@@ -9,7 +9,7 @@ use super::Set::{
 use serverledge_core::NetworkPolicy;
 use serverledge_core::balancer::{ArchitecturePolicy, BanditKind, TargetPolicy};
 
-use super::{Effect, Isolation, Key, LogFormat, SandboxBackend};
+use super::{Effect, Hidden, Isolation, Key, LogFormat, SandboxBackend};
 
 /// Ten years of seconds: more is a mistake, and would overflow clocks.
 const YEARS: f64 = 315_360_000.0;
@@ -17,7 +17,6 @@ const YEARS: f64 = 315_360_000.0;
 /// More than any machine can use of what is counted one by one.
 const MANY: u64 = 1 << 24;
 
-const FEDERATION: &str = "has no effect yet: this version runs everything on its own node";
 const NEARBY: &str = "has no effect: the nearest are asked every 1.5 s, the others within a budget";
 const CHOICE: &str = "has no effect: a neighbour is chosen for each call, by what it has just told";
 const METRICS: &str = "has no effect yet: this version exports no metrics";
@@ -281,7 +280,9 @@ pub(super) static KEYS: &[Key] = &[
         "Architecture that other nodes are told."),
     key("offloading.cache.validity", "60", NoEffect(CHOICE),
         "How long the choice of a neighbour holds, seconds."),
-    key("federation.secret", "", NoEffect(FEDERATION), "Secret shared by the nodes."),
+    key("federation.secret", "",
+        Sets(Text(|c, v| c.federation.secret = Some(v).filter(|v| !v.is_empty()).map(Hidden))),
+        "Secret of all nodes, by which they know each other; none: the original's plain protocol."),
     key("cloud.server.url", "", NoEffect(DEAD),
         "Documented by the original, which does not have it."),
     key("factory.images.refresh", "false", NoEffect(IMAGES), "Pull images that are there already."),
