@@ -150,7 +150,7 @@ impl Node {
             name_locks: std::iter::repeat_with(Default::default)
                 .take(NAME_LOCKS)
                 .collect(),
-            federation: Federation::new(&config),
+            federation: Federation::new(&config)?,
             qos: Qos::new(&config, Federation::policy_of(&config)),
             backend,
             last_request: AtomicU64::new(0),

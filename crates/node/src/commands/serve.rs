@@ -1,11 +1,14 @@
 //! `serverledge [CONFIG]`: runs a node until it is told to stop.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serverledge::config::{Config, LogFormat};
 use serverledge::node::Node;
-use tokio::net::TcpListener;
+use serverledge_core::Ipv4Network;
+use tokio::net::{TcpListener, lookup_host};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -29,14 +32,40 @@ pub(crate) fn run(explicit: Option<&Path>) -> anyhow::Result<()> {
 
 /// Builds the node on the machine's isolation and serves until `stop` has a message.
 pub(crate) async fn serve(
-    config: Config,
+    mut config: Config,
     listener: TcpListener,
     stop: mpsc::Receiver<()>,
 ) -> anyhow::Result<()> {
+    deny_etcd(&mut config).await;
     let store = Node::open_store(&config)?;
     let backend = backend::start(&config).await?;
     let (node, queue) = Node::build(config, store, backend)?;
     node.run(listener, queue, stop).await
+}
+
+/// How long looking up an endpoint of etcd may take at the start.
+const LOOKUP_TIME_MAX: Duration = Duration::from_secs(3);
+
+/// Adds the addresses that etcd has now to those that no function reaches, whatever makes the
+/// sandboxes: it knows all of every node, and may change it.
+async fn deny_etcd(config: &mut Config) {
+    for endpoint in config.etcd.addresses() {
+        let looked = tokio::time::timeout(LOOKUP_TIME_MAX, lookup_host(endpoint)).await;
+        let Ok(Ok(found)) = looked else {
+            warn!(
+                endpoint,
+                "the address of etcd can't be found out: functions may reach it, unless network.deny \
+                 names it"
+            );
+            continue;
+        };
+        // Sandboxes have no IPv6.
+        let found = found.filter_map(|address| match address.ip() {
+            IpAddr::V4(address) => Ipv4Network::new(address, 32),
+            IpAddr::V6(_) => None,
+        });
+        config.network.deny.extend(found);
+    }
 }
 
 /// The listener of the API.

@@ -268,12 +268,13 @@ fn networks<T: FromStr>(text: &str) -> Option<Vec<T>> {
         .collect()
 }
 
-/// The original's scheme is none; others write one.
+/// The original's scheme is none; others write one. That of TLS is kept.
 fn endpoints(text: &str) -> Option<Vec<String>> {
     let parts = text.split(',').map(str::trim);
     let endpoint = |part: &str| {
         let part = part.strip_prefix("http://").unwrap_or(part);
-        let (host, port) = part.rsplit_once(':')?;
+        let bare = part.strip_prefix("https://").unwrap_or(part);
+        let (host, port) = bare.rsplit_once(':')?;
         let is_host = !host.is_empty() && !host.contains(['/', '@', ' ', '?', '#']);
         (is_host && port.parse::<u16>().is_ok_and(|port| port > 0)).then(|| part.to_owned())
     };

@@ -201,6 +201,14 @@ impl Loader {
         if let Err(error) = config.qos.classes() {
             problems.push(("qos.class", error.to_string()));
         }
+        if config.etcd.username.is_some() != config.etcd.password.is_some() {
+            let text = "is of no use alone: etcd.username and etcd.password belong together";
+            problems.push(("etcd.password", text.to_string()));
+        }
+        if config.etcd.certificate.is_some() != config.etcd.key.is_some() {
+            let text = "is of no use alone: etcd.tls.certificate and etcd.tls.key belong together";
+            problems.push(("etcd.tls.key", text.to_string()));
+        }
         if let Some(secret) = &config.federation.secret
             && secret.0.len() < SECRET_MIN
         {

@@ -547,8 +547,33 @@ impl Default for Shutdown {
 /// What the nodes of a fleet share.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Etcd {
-    /// `host:port` of each endpoint; none: no fleet.
+    /// `host:port` of each endpoint, `https://` before it if it says so; none: no fleet.
     pub endpoints: Vec<String>,
+    /// User to log in as; none.
+    pub username: Option<String>,
+    /// Its password; none.
+    pub password: Option<Hidden>,
+    /// File with the certificates of authorities to trust; those of the machine.
+    pub ca: Option<PathBuf>,
+    /// File with this node's certificate; none.
+    pub certificate: Option<PathBuf>,
+    /// File with its private key; none.
+    pub key: Option<PathBuf>,
+}
+
+impl Etcd {
+    /// Whether endpoints without a scheme are asked by TLS.
+    pub fn uses_tls(&self) -> bool {
+        let says_so = |endpoint: &String| endpoint.starts_with("https://");
+        self.ca.is_some() || self.certificate.is_some() || self.endpoints.iter().any(says_so)
+    }
+
+    /// The endpoints' hosts and ports.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        self.endpoints
+            .iter()
+            .map(|it| it.strip_prefix("https://").unwrap_or(it))
+    }
 }
 
 /// How the nodes of a fleet treat each other.

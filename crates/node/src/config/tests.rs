@@ -469,13 +469,18 @@ fn endpoints_of_etcd_are_hosts_with_ports() {
     let environment = |text: &str| load("a.yaml", &format!("etcd.address: '{text}'"), &[]);
     let (config, _) = environment("http://localhost:1, b.example:2379").unwrap();
     assert_eq!(config.etcd.endpoints, ["localhost:1", "b.example:2379"]);
+    assert!(!config.etcd.uses_tls());
+    let (config, _) = environment("https://localhost:1").unwrap();
+    assert!(config.etcd.uses_tls());
+    assert_eq!(config.etcd.addresses().collect::<Vec<_>>(), ["localhost:1"]);
     let (config, _) = environment("").unwrap();
     assert!(config.etcd.endpoints.is_empty());
     for wrong in [
         "a",
         "a:0",
         ":1",
-        "https://localhost:1",
+        "ftp://localhost:1",
+        "https://http://localhost:1",
         "user@a:1",
         "a:1/path",
         "a:x",
@@ -535,4 +540,20 @@ fn classes_that_make_no_sense_are_refused() {
         .map(|n| format!("qos.class.c{n}.number: {n}\n"))
         .collect();
     assert!(problems(&many, &[])[0].contains("70 classes"));
+}
+
+#[test]
+fn secrets_are_long_enough_not_alone_and_not_shown() {
+    let problem = |text: &str| load("a.yaml", text, &[]).unwrap_err().to_string();
+    let short = problem("federation.secret: short");
+    assert!(short.contains("federation.secret"), "{short}");
+    let alone = problem("etcd.username: node");
+    assert!(alone.contains("belong together"), "{alone}");
+    let keyless = problem("etcd.tls.certificate: /a.pem");
+    assert!(keyless.contains("belong together"), "{keyless}");
+    let secret = "nobody else knows this";
+    let text = format!("federation.secret: {secret}\netcd.username: a\netcd.password: {secret}");
+    let (config, _) = load("a.yaml", &text, &[]).unwrap();
+    assert_eq!(config.federation.secret.as_ref().unwrap().0, secret);
+    assert!(!format!("{config:?}").contains(secret));
 }

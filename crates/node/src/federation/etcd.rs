@@ -3,7 +3,8 @@
 //! JSON over HTTP, where etcd's own protocol would need generated code. Every call has a time limit;
 //! a watch, which has none, notices a dead connection by TCP's keep-alive. What is asked here is
 //! asked once: whether to try again is the caller's to decide, except that an endpoint that could
-//! not be connected to gives way to the next one. Not here: TLS, passwords, what keys mean.
+//! not be connected to gives way to the next one. A login that has expired is renewed, and what was
+//! refused for that is asked once more. Not here: what keys mean.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,16 +14,21 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tracing::{info, warn};
+
+use super::tls::{self, TlsError};
+use crate::config;
 
 /// How long a call may take.
 const CALL_TIME_MAX: Duration = Duration::from_secs(3);
@@ -39,6 +45,9 @@ const ANSWER_MAX: usize = 64 << 20;
 
 /// Largest value that is sent: etcd's limit of 1.5 MiB for a request, less what else is in one.
 pub(crate) const VALUE_MAX: usize = (3 << 19) - (16 << 10);
+
+/// Longest reason that is told of a refusal without a form, characters.
+const REASON_MAX: usize = 200;
 
 /// Why etcd was of no help.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +83,9 @@ pub enum EtcdError {
         /// In its own words.
         message: String,
     },
+    /// It doesn't let this node in.
+    #[error("etcd does not accept etcd.username with etcd.password")]
+    Login(#[source] Box<EtcdError>),
     /// It is no etcd, or one of another time.
     #[error("etcd at {endpoint} gave an answer that is not understood")]
     Answer {
@@ -88,9 +100,22 @@ pub enum EtcdError {
 }
 
 impl EtcdError {
-    /// Whether etcd will never do what it was asked. (404 is a lease that has ended.)
+    /// Whether etcd will never do what it was asked. (404 is a lease that has ended; who may do what
+    /// can be mended.)
     pub(super) fn is_final(&self) -> bool {
-        matches!(self, Self::Refused { status, .. } if (400..500).contains(status) && *status != 404)
+        let passing = [401, 403, 404];
+        matches!(self, Self::Refused { status, .. }
+            if (400..500).contains(status) && !passing.contains(status))
+    }
+
+    /// Whether a new login may help. etcd says it in words: the status differs between versions.
+    fn is_login_needed(&self) -> bool {
+        const SAID: [&str; 3] = [
+            "invalid auth token",
+            "revision of auth store is old",
+            "user name is empty",
+        ];
+        matches!(self, Self::Refused { message, .. } if SAID.iter().any(|it| message.contains(it)))
     }
 }
 
@@ -117,17 +142,27 @@ pub(crate) enum Event {
 
 /// A client. Cheap calls: it keeps connections.
 pub(crate) struct Etcd {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// With their schemes.
     endpoints: Vec<String>,
+    login: Option<Login>,
     /// Which endpoint to ask.
     current: AtomicUsize,
     reachable: AtomicBool,
 }
 
+/// A user, and what shows that this node is that user for now.
+struct Login {
+    username: String,
+    password: config::Hidden,
+    token: Mutex<Option<HeaderValue>>,
+}
+
 impl Etcd {
-    /// Of a cluster with these endpoints (`host:port`); connects when it is asked something.
-    pub(crate) fn new(endpoints: Vec<String>) -> Self {
+    /// Of the cluster that is configured; connects when it is asked something.
+    pub(crate) fn new(config: &config::Etcd) -> Result<Self, TlsError> {
         let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
         connector.set_connect_timeout(Some(CONNECT_TIME_MAX));
         connector.set_nodelay(true);
         connector.set_keepalive(Some(PROBE_AFTER));
@@ -136,13 +171,30 @@ impl Etcd {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(60))
-            .build(connector);
-        Self {
+            .build(
+                HttpsConnectorBuilder::new()
+                    .with_tls_config(tls::client(config)?)
+                    .https_or_http()
+                    .enable_http1()
+                    .wrap_connector(connector),
+            );
+        let scheme = if config.uses_tls() { "https" } else { "http" };
+        let with_scheme = |endpoint: &String| match endpoint.contains("://") {
+            true => endpoint.clone(),
+            false => format!("{scheme}://{endpoint}"),
+        };
+        let login = config.username.clone().zip(config.password.clone());
+        Ok(Self {
             client,
-            endpoints,
+            endpoints: config.endpoints.iter().map(with_scheme).collect(),
+            login: login.map(|(username, password)| Login {
+                username,
+                password,
+                token: Mutex::default(),
+            }),
             current: AtomicUsize::new(0),
             reachable: AtomicBool::new(true),
-        }
+        })
     }
 
     /// The key, if it exists.
@@ -230,7 +282,17 @@ impl Etcd {
             "range_end": encode_bytes(&after(prefix)),
             "start_revision": from.to_string(),
         }});
-        let begun = timeout(CALL_TIME_MAX, self.send("watch", &request)).await;
+        let begun = async {
+            let token = self.token(None).await?;
+            let (endpoint, response) = self.send("watch", &request, token).await?;
+            let status = response.status();
+            if status.is_success() {
+                return Ok((endpoint, response));
+            }
+            let body = collect(&endpoint, response).await?;
+            Err(refusal(endpoint, status, &body))
+        };
+        let begun = timeout(CALL_TIME_MAX, begun).await;
         let (endpoint, response) =
             self.judge(begun.unwrap_or(Err(EtcdError::Timeout(CALL_TIME_MAX))))?;
         Ok(Watch {
@@ -244,17 +306,56 @@ impl Etcd {
 
     async fn call<T: DeserializeOwned>(&self, what: &str, request: &Value) -> Result<T, EtcdError> {
         let answer = async {
-            let (endpoint, response) = self.send(what, request).await?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_MAX);
-            let body = body.collect().await.map_err(|source| EtcdError::Broken {
-                endpoint: endpoint.clone(),
-                source,
-            })?;
-            read(&endpoint, status, &body.to_bytes())
+            let token = self.token(None).await?;
+            match self.exchange(what, request, token.clone()).await {
+                Err(error) if self.login.is_some() && error.is_login_needed() => {
+                    let token = self.token(token).await?;
+                    self.exchange(what, request, token).await
+                }
+                answer => answer,
+            }
         };
         let answer = timeout(CALL_TIME_MAX, answer).await;
         self.judge(answer.unwrap_or(Err(EtcdError::Timeout(CALL_TIME_MAX))))
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        request: &Value,
+        token: Option<HeaderValue>,
+    ) -> Result<T, EtcdError> {
+        let (endpoint, response) = self.send(what, request, token).await?;
+        let status = response.status();
+        let body = collect(&endpoint, response).await?;
+        read(&endpoint, status, &body)
+    }
+
+    /// What shows who this node is, made if there is none but `expired`; `None` without a password.
+    /// One login for all who need it: etcd takes long for each, on purpose.
+    async fn token(&self, expired: Option<HeaderValue>) -> Result<Option<HeaderValue>, EtcdError> {
+        let Some(login) = &self.login else {
+            return Ok(None);
+        };
+        let mut token = login.token.lock().await;
+        if token.is_some() && *token != expired {
+            return Ok(token.clone());
+        }
+        let Login {
+            username, password, ..
+        } = login;
+        let request = json!({ "name": username, "password": password.0 });
+        let granted: Result<Token, _> = self.exchange("auth/authenticate", &request, None).await;
+        *token = match granted {
+            Ok(granted) => HeaderValue::try_from(granted.token).ok(),
+            // Without users, etcd asks nobody who they are.
+            Err(EtcdError::Refused { message, .. }) if message.contains("not enabled") => {
+                return Ok(None);
+            }
+            Err(error @ EtcdError::Refused { .. }) => return Err(EtcdError::Login(error.into())),
+            Err(error) => return Err(error),
+        };
+        Ok(token.clone())
     }
 
     /// Sends the request to the first endpoint that can be connected to.
@@ -262,6 +363,7 @@ impl Etcd {
         &self,
         what: &str,
         request: &Value,
+        token: Option<HeaderValue>,
     ) -> Result<(String, Response<Incoming>), EtcdError> {
         let body = Bytes::from(request.to_string());
         let mut tried = 1;
@@ -270,13 +372,16 @@ impl Etcd {
             let endpoint = &self.endpoints[current % self.endpoints.len()];
             let mut request = Request::new(Full::new(body.clone()));
             *request.method_mut() = Method::POST;
-            let uri = format!("http://{endpoint}/v3/{what}").parse();
+            let uri = format!("{endpoint}/v3/{what}").parse();
             *request.uri_mut() = uri.map_err(|source| EtcdError::Broken {
                 endpoint: endpoint.clone(),
                 source: Box::<hyper::http::uri::InvalidUri>::new(source),
             })?;
             const JSON: HeaderValue = HeaderValue::from_static("application/json");
             request.headers_mut().insert(CONTENT_TYPE, JSON);
+            if let Some(token) = &token {
+                request.headers_mut().insert(AUTHORIZATION, token.clone());
+            }
             match self.client.request(request).await {
                 Ok(response) => return Ok((endpoint.clone(), response)),
                 Err(error) if error.is_connect() && tried < self.endpoints.len() => {
@@ -406,6 +511,20 @@ impl Watch {
     }
 }
 
+async fn collect(endpoint: &str, response: Response<Incoming>) -> Result<Bytes, EtcdError> {
+    let body = Limited::new(response.into_body(), ANSWER_MAX);
+    let body = body.collect().await.map_err(|source| EtcdError::Broken {
+        endpoint: endpoint.to_owned(),
+        source,
+    })?;
+    Ok(body.to_bytes())
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: String,
+}
+
 #[derive(Deserialize)]
 struct Header {
     #[serde(default, deserialize_with = "number")]
@@ -467,15 +586,22 @@ fn read<T: DeserializeOwned>(
 ) -> Result<T, EtcdError> {
     let endpoint = endpoint.to_owned();
     if !status.is_success() {
-        let said: Value = serde_json::from_slice(body).unwrap_or_default();
-        let message = said["error"].as_str().unwrap_or("it gives no reason");
-        return Err(EtcdError::Refused {
-            endpoint,
-            status: status.as_u16(),
-            message: message.to_owned(),
-        });
+        return Err(refusal(endpoint, status, body));
     }
     serde_json::from_slice(body).map_err(|source| EtcdError::Answer { endpoint, source })
+}
+
+fn refusal(endpoint: String, status: StatusCode, body: &[u8]) -> EtcdError {
+    let said: Value = serde_json::from_slice(body).unwrap_or_default();
+    // What isn't the gateway's own has another form: text, of which the beginning says enough.
+    let text = String::from_utf8_lossy(body);
+    let text: String = text.trim().chars().take(REASON_MAX).collect();
+    let message = said["error"].as_str().map_or(text, str::to_owned);
+    EtcdError::Refused {
+        endpoint,
+        status: status.as_u16(),
+        message,
+    }
 }
 
 fn put_request(key: &str, value: &[u8]) -> Value {

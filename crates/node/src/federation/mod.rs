@@ -21,6 +21,7 @@ pub(crate) mod seat;
 mod seal;
 mod signature;
 mod targets;
+mod tls;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -45,6 +46,7 @@ use self::question::Protocol;
 use self::results::Outbox;
 pub(crate) use self::targets::Place;
 use self::seal::Secret;
+pub use self::tls::TlsError;
 use crate::catalog::FunctionRecord;
 use crate::config::Config;
 use crate::node::Node;
@@ -83,13 +85,15 @@ pub(crate) struct Running {
 
 impl Federation {
     /// `None` without `etcd.address`. Connects to nothing yet.
-    pub(crate) fn new(config: &Config) -> Option<Self> {
-        let endpoints = config.etcd.endpoints.clone();
+    pub(crate) fn new(config: &Config) -> Result<Option<Self>, TlsError> {
+        if config.etcd.endpoints.is_empty() {
+            return Ok(None);
+        }
         let secret = config.federation.secret.as_ref();
         let secret = secret.map(|secret| Secret::new(&secret.0));
         let protocol = Protocol::new(secret.clone());
-        (!endpoints.is_empty()).then(|| Self {
-            etcd: Arc::new(Etcd::new(endpoints)),
+        Ok(Some(Self {
+            etcd: Arc::new(Etcd::new(&config.etcd)?),
             members: Members::default(),
             peers: Peers::new(protocol.question_bytes()),
             offloader: Offloader::new(secret.clone()),
@@ -98,7 +102,7 @@ impl Federation {
             outbox: Outbox::default(),
             policy: Self::policy_of(config),
             turn: AtomicU64::new(0),
-        })
+        }))
     }
 
     fn seed(&self) -> u64 {

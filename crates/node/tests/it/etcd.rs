@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::etcd::seen_by;
 use crate::support::function::echo;
 use crate::support::node::Builder;
-use crate::support::{Etcd, Node, PATIENCE, etcd, eventually, node, python};
+use crate::support::{Etcd, Node, PATIENCE, Secure, etcd, eventually, node, python, secure_etcd};
 
 /// What another implementation recorded.
 const RECORDED: &str = include_str!("data/etcd.jsonl");
@@ -340,4 +340,73 @@ fn the_next_endpoint_is_asked_when_one_is_dead() {
     let a = node().set("etcd.address", addresses).start();
     a.create(&echo("echo"));
     assert!(etcd.value("/function/echo").is_some());
+}
+
+/// A node that is let into an etcd with TLS and passwords.
+fn let_in(etcd: &Etcd, key: &str) -> Builder {
+    let secure = etcd.secure();
+    node()
+        .set("etcd.address", secure.address())
+        .set("etcd.username", "node")
+        .set("etcd.password", Secure::PASSWORD)
+        .set("etcd.tls.ca", secure.file("ca.pem"))
+        .set("etcd.tls.certificate", secure.file("node.pem"))
+        .set("etcd.tls.key", secure.file("node.key"))
+        .set("registry.node.id", key)
+        .set("registry.udp.port", 0)
+}
+
+#[test]
+fn an_etcd_with_tls_and_passwords_is_used_as_any_other() {
+    let mut etcd = secure_etcd();
+    let a = let_in(&etcd, "a").start();
+    // With a scheme instead, and the other endpoint dead.
+    let addresses = format!("https://127.0.0.1:1,https://{}", etcd.secure().address());
+    let b = let_in(&etcd, "b").set("etcd.address", addresses).start();
+    eventually("a to see both", || {
+        (seen_by(&a) == ["a", "b"]).then_some(())
+    });
+    a.create(&echo("shared"));
+    let called = b.invoke("shared", json!({ "n": 1 }));
+    assert_eq!(called.result(), json!({ "n": 1 }));
+    let id = a.invoke_async("shared", json!({ "n": 2 }));
+    assert_eq!(b.poll(&id).result(), json!({ "n": 2 }));
+
+    // Its tokens end with it, and when its users change.
+    etcd.kill();
+    etcd.start();
+    etcd.log_in();
+    eventually("a to be let in again", || {
+        let body = echo("later").body();
+        (a.post("/create", &body).status == 200).then_some(())
+    });
+    etcd.forget_logins();
+    eventually("b to be let in again", || {
+        let body = json!({ "Name": "later" });
+        let deleted = b.post("/delete", &body).status;
+        (deleted == 200 || !knows(&b, "later")).then_some(())
+    });
+    eventually("a to hear of it", || (!knows(&a, "later")).then_some(()));
+    assert_eq!(etcd.value("/function/later"), None);
+}
+
+#[test]
+fn who_is_not_let_in_goes_on_alone() {
+    let etcd = secure_etcd();
+    let secure = etcd.secure();
+    let alone = |name: &str, key: &str, value: &str| {
+        let node = let_in(&etcd, name).set(key, value).start();
+        node.wait_for_log("etcd is away");
+        assert_eq!(seen_by(&node), [""; 0], "{name}");
+        node.post("/create", &echo("f").body()).expect(503);
+    };
+    alone("wrong-password", "etcd.password", "a guess");
+    alone("trusts-others", "etcd.tls.ca", &secure.file("others.pem"));
+    // Shows a certificate of an authority that etcd doesn't know.
+    let stranger = let_in(&etcd, "stranger")
+        .set("etcd.tls.certificate", secure.file("stranger.pem"))
+        .set("etcd.tls.key", secure.file("stranger.key"))
+        .start();
+    stranger.wait_for_log("etcd is away");
+    assert!(etcd.entries("registry/").is_empty());
 }

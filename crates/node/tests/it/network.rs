@@ -191,6 +191,23 @@ fn egress_is_the_world_without_the_node() {
 }
 
 #[test]
+fn no_function_reaches_etcd() {
+    let world = world();
+    let node = world.node().start();
+    node.create(&reach("f").network(json!("egress")));
+    let attempts = json!([["tcp", WORLD, 443], ["tcp", WORLD, 80]]);
+    assert_eq!(
+        attempt(&node, "f", attempts.clone()),
+        json!(["hello", "hello"])
+    );
+    // It is away, as who answers there is none.
+    let (_, node) = node.stop();
+    let node = node.set("etcd.address", format!("{WORLD}:443")).start();
+    let no = "EHOSTUNREACH";
+    assert_eq!(attempt(&node, "f", attempts), json!([no, no]));
+}
+
+#[test]
 fn each_function_has_its_policy() {
     let world = world();
     keeps_to_policies(&world.node().set("network.deny", "10.9.0.0/16").start());

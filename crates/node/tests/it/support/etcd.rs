@@ -1,6 +1,7 @@
 //! A real etcd of one's own: on free ports, in a directory of its own, gone at the end of the test.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -25,9 +26,95 @@ pub(crate) fn etcd() -> Etcd {
         directory,
         clients,
         peers,
+        secure: None,
+        token: None,
     };
     etcd.start();
     etcd
+}
+
+/// Starts an etcd that is asked by TLS, lets in only who shows a certificate of its authority, and
+/// wants the user `node` with the password [`Secure::PASSWORD`].
+#[track_caller]
+pub(crate) fn secure_etcd() -> Etcd {
+    let directory = tempfile::Builder::new()
+        .prefix("serverledge-etcd-")
+        .tempdir()
+        .expect("a temporary directory");
+    let [clients, peers] = free_ports();
+    let [address, _] = free_ports();
+    let mut etcd = Etcd {
+        child: None,
+        secure: Some(Secure::new(directory.path(), address)),
+        directory,
+        clients,
+        peers,
+        token: None,
+    };
+    etcd.start();
+    etcd.ask_for_passwords();
+    etcd
+}
+
+/// Certificates, and where they are asked for.
+pub(crate) struct Secure {
+    address: SocketAddr,
+    /// `ca.pem`, and `etcd`, `node` and `stranger` with `.pem` and `.key`.
+    directory: PathBuf,
+}
+
+impl Secure {
+    pub(crate) const PASSWORD: &str = "a password";
+
+    fn new(directory: &Path, address: SocketAddr) -> Self {
+        let [ours, others] = ["ours", "others"].map(authority);
+        let write = |name: &str, text: String| {
+            std::fs::write(directory.join(name), text).expect("writing a certificate");
+        };
+        write("ca.pem", ours.0.clone());
+        write("others.pem", others.0.clone());
+        for (name, authority) in [("etcd", &ours), ("node", &ours), ("stranger", &others)] {
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+            let mut params = rcgen::CertificateParams::new(names).expect("names");
+            // With passwords, etcd's gateway takes no certificate with a common name.
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            // etcd asks itself, and shows its own certificate when it does.
+            params.extended_key_usages = vec![
+                rcgen::ExtendedKeyUsagePurpose::ServerAuth,
+                rcgen::ExtendedKeyUsagePurpose::ClientAuth,
+            ];
+            let certificate = params.signed_by(&key, &authority.1).expect("a certificate");
+            write(&format!("{name}.pem"), certificate.pem());
+            write(&format!("{name}.key"), key.serialize_pem());
+        }
+        Self {
+            address,
+            directory: directory.to_owned(),
+        }
+    }
+
+    /// The path of a file.
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
+    }
+
+    /// For `etcd.address`.
+    pub(crate) fn address(&self) -> String {
+        self.address.to_string()
+    }
+}
+
+/// An authority's certificate, and what it signs with.
+fn authority(name: &str) -> (String, rcgen::Issuer<'static, rcgen::KeyPair>) {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, name);
+    let certificate = params.self_signed(&key).expect("a certificate");
+    (certificate.pem(), rcgen::Issuer::new(params, key))
 }
 
 /// Ports that etcd is given, as it takes none by itself: outside of what the kernel gives to others,
@@ -54,6 +141,9 @@ pub(crate) struct Etcd {
     directory: TempDir,
     clients: SocketAddr,
     peers: SocketAddr,
+    secure: Option<Secure>,
+    /// What shows that the test is its root.
+    token: Option<String>,
 }
 
 impl Etcd {
@@ -69,10 +159,20 @@ impl Etcd {
             format!("http://{}", self.clients),
             format!("http://{}", self.peers),
         );
-        let child = Command::new("etcd")
+        let mut command = Command::new("etcd");
+        let mut listens = clients.clone();
+        if let Some(secure) = &self.secure {
+            listens = format!("{clients},https://{}", secure.address);
+            command
+                .args(["--cert-file", &secure.file("etcd.pem")])
+                .args(["--key-file", &secure.file("etcd.key")])
+                .args(["--trusted-ca-file", &secure.file("ca.pem")])
+                .args(["--client-cert-auth", "--bcrypt-cost", "4"]);
+        }
+        let child = command
             .arg("--data-dir")
             .arg(self.directory.path().join("data"))
-            .args(["--listen-client-urls", &clients])
+            .args(["--listen-client-urls", &listens])
             .args(["--advertise-client-urls", &clients])
             .args(["--listen-peer-urls", &peers])
             .args(["--initial-advertise-peer-urls", &peers])
@@ -84,8 +184,54 @@ impl Etcd {
             .expect("starting etcd (Debian's package is etcd-server)");
         self.child = Some(child);
         eventually("etcd to answer", || {
-            self.try_ask("kv/range", &json!({ "key": "YQ==" }))
+            // Whatever it says.
+            let request = br#"{"key":"YQ=="}"#;
+            http::request(self.clients, "POST", "/v3/kv/range", &[], request)
+                .ok()
+                .filter(|reply| reply.status != 503)
         });
+    }
+
+    /// Where it wants certificates.
+    pub(crate) fn secure(&self) -> &Secure {
+        self.secure.as_ref().expect("an etcd made with secure_etcd")
+    }
+
+    #[track_caller]
+    fn ask_for_passwords(&mut self) {
+        let everything = json!({ "permType": "READWRITE", "key": "AA==", "range_end": "AA==" });
+        let password = Secure::PASSWORD;
+        for (what, request) in [
+            ("user/add", json!({ "name": "root", "password": password })),
+            ("role/add", json!({ "name": "root" })),
+            ("user/grant", json!({ "user": "root", "role": "root" })),
+            ("user/add", json!({ "name": "node", "password": password })),
+            ("role/add", json!({ "name": "node" })),
+            ("role/grant", json!({ "name": "node", "perm": everything })),
+            ("user/grant", json!({ "user": "node", "role": "node" })),
+            ("enable", json!({})),
+        ] {
+            self.ask(&format!("auth/{what}"), &request);
+        }
+        self.log_in();
+    }
+
+    /// Gets a new token for the test's own questions.
+    #[track_caller]
+    pub(crate) fn log_in(&mut self) {
+        self.token = None;
+        let login = json!({ "name": "root", "password": Secure::PASSWORD });
+        let granted = self.ask("auth/authenticate", &login);
+        self.token = granted["token"].as_str().map(str::to_owned);
+    }
+
+    /// Makes all tokens that were given out invalid.
+    #[track_caller]
+    pub(crate) fn forget_logins(&mut self) {
+        self.ask("auth/disable", &json!({}));
+        self.token = None;
+        self.ask("auth/enable", &json!({}));
+        self.log_in();
     }
 
     /// Ends it without warning.
@@ -117,7 +263,9 @@ impl Etcd {
     fn try_ask(&self, what: &str, request: &Value) -> Option<Value> {
         let path = format!("/v3/{what}");
         let body = request.to_string();
-        let reply = http::request(self.clients, "POST", &path, &[], body.as_bytes()).ok()?;
+        let token = self.token.as_deref().map(|token| ("Authorization", token));
+        let headers = token.as_slice();
+        let reply = http::request(self.clients, "POST", &path, headers, body.as_bytes()).ok()?;
         (reply.status == 200).then(|| reply.json())
     }
 

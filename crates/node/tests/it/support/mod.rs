@@ -10,7 +10,7 @@ pub(crate) mod server;
 pub(crate) mod target;
 pub(crate) mod wasm;
 
-pub(crate) use etcd::{Etcd, etcd};
+pub(crate) use etcd::{Etcd, Secure, etcd, secure_etcd};
 pub(crate) use function::{Function, javascript, python, zip};
 pub(crate) use node::{Node, balancer, node};
 
