@@ -74,6 +74,12 @@ wire! {
         "Handler" handler: String,
         /// Base64 of a tar, tar.gz or zip, or of the URL of one.
         "TarFunctionCode" code: String,
+        /// SHA-256 of code that nodes get from each other, in hexadecimal digits. Not in the original.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        "CodeDigest" code_digest: String,
+        /// The node that had that code first. Not in the original.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        "CodeHolder" code_holder: String,
         /// Image of a `custom` function.
         "CustomImage" custom_image: String,
         /// Architectures; filled in by the node.

@@ -149,6 +149,8 @@ fn create_function(node: &Node, create: &Create) -> Result<(), Failure> {
         max_concurrency: create.max_concurrency,
         handler: create.handler.clone().or(suggested).unwrap_or_default(),
         code,
+        code_digest: String::new(),
+        code_holder: String::new(),
         custom_image: create.custom_image.clone().unwrap_or_default(),
         supported_archs: None,
         signature: Some(signature),

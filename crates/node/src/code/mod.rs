@@ -207,6 +207,33 @@ impl CodeStore {
         }
     }
 
+    /// Whether the archive is here.
+    pub fn has(&self, digest: &Digest) -> bool {
+        let mut paths = SUFFIXES.iter().map(|suffix| self.path(digest, suffix));
+        paths.any(|path| path.exists())
+    }
+
+    /// The archive byte for byte as it was sent, if it isn't larger than `bytes_max`.
+    pub fn as_sent(&self, digest: &Digest, bytes_max: usize) -> Result<Option<Vec<u8>>, CodeError> {
+        let read = |source: &mut dyn io::Read| {
+            let mut bytes = Vec::new();
+            let path = self.directory.join(digest.as_str());
+            let read = source.take(bytes_max as u64 + 1).read_to_end(&mut bytes);
+            read.map_err(CodeError::io("reading the archive", &path))?;
+            Ok::<_, CodeError>((bytes.len() <= bytes_max).then_some(bytes))
+        };
+        let kept = read(&mut self.open_archive(digest)?)?;
+        let is_it = |bytes: &Vec<u8>| Digest::of(bytes) == *digest;
+        match kept {
+            // A tar was compressed here.
+            Some(kept) if !is_it(&kept) => {
+                let plain = read(&mut flate2::read::MultiGzDecoder::new(&kept[..]))?;
+                Ok(plain.filter(is_it))
+            }
+            kept => Ok(kept),
+        }
+    }
+
     /// Removes an archive and its directory. Not being there is fine. Sandboxes that still use the
     /// directory lose their files: remove what nobody runs.
     pub fn remove(&self, digest: &Digest) -> Result<(), CodeError> {

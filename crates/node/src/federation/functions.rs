@@ -28,7 +28,7 @@ pub(super) const PREFIX: &str = "/function/";
 /// What a function's value may hold beside its code, bytes.
 const REST_MAX: usize = 32 << 10;
 
-/// Largest archive that goes through etcd; as base64 it is a third larger.
+/// Largest archive that goes through etcd; as base64 it is a third larger. Others are pulled.
 const ARCHIVE_MAX: usize = (VALUE_MAX - REST_MAX) / 4 * 3;
 
 /// Why a function was not put into etcd.
@@ -37,8 +37,8 @@ pub enum ShareError {
     /// It is there already.
     #[error("the function exists already")]
     Exists,
-    /// Its code is too large.
-    #[error("the function is larger than the {VALUE_MAX} bytes that etcd takes, code included")]
+    /// What describes it is too large.
+    #[error("the function is larger than the {VALUE_MAX} bytes that etcd takes, even without code")]
     TooLarge,
     /// Its code could not be read.
     #[error("the code could not be read")]
@@ -74,23 +74,29 @@ pub(super) async fn delete(etcd: &Etcd, name: &str) -> Result<(), EtcdError> {
 
 /// Takes over a function that may have been registered a moment ago.
 pub(super) async fn fetch(etcd: &Etcd, node: &Arc<Node>, name: &str) -> Result<(), EtcdError> {
-    if let Some(entry) = etcd.get(&key(name)).await? {
-        adopt(node, entry).await;
+    if let Some(entry) = etcd.get(&key(name)).await?
+        && let Some(spec) = read(&entry)
+    {
+        adopt(node, spec, entry.revision).await;
     }
     Ok(())
 }
 
 /// The original's JSON of a function.
 async fn value(node: &Arc<Node>, record: &FunctionRecord) -> Result<Vec<u8>, ShareError> {
-    let archive = match record.code.as_deref().map(Digest::parse) {
-        Some(Ok(digest)) => {
+    let digest = record.code.clone().unwrap_or_default();
+    let archive = match Digest::parse(&digest) {
+        Ok(digest) => {
             let node = Arc::clone(node);
             let read = move || node.code.archive(&digest, ARCHIVE_MAX);
             let read = tokio::task::spawn_blocking(read).await;
-            let read = read.unwrap_or(Ok(None)).map_err(ShareError::Code)?;
-            read.ok_or(ShareError::TooLarge)?
+            read.unwrap_or(Ok(None)).map_err(ShareError::Code)?
         }
-        _ => Vec::new(),
+        Err(_) => Some(Vec::new()),
+    };
+    let (code, code_digest, code_holder) = match archive {
+        Some(archive) => (STANDARD.encode(archive), String::new(), String::new()),
+        None => (String::new(), digest, node.identity.key.clone()),
     };
     let spec = FunctionSpec {
         name: record.name.clone(),
@@ -99,7 +105,9 @@ async fn value(node: &Arc<Node>, record: &FunctionRecord) -> Result<Vec<u8>, Sha
         cpu_demand: record.cpu,
         max_concurrency: i16::try_from(record.max_concurrency).unwrap_or(i16::MAX),
         handler: record.handler.clone(),
-        code: STANDARD.encode(archive),
+        code,
+        code_digest,
+        code_holder,
         custom_image: record.custom_image.clone(),
         supported_archs: Some(architectures(node, record)),
         signature: record.signature.clone(),
@@ -199,34 +207,47 @@ fn shared(node: &Node, name: &str) -> Option<u64> {
 async fn take(node: &Arc<Node>, entry: Entry, left_out: &mut BTreeMap<String, u64>) {
     let revision = entry.revision;
     let name = entry.key.strip_prefix(PREFIX).map(str::to_owned);
-    let taken = adopt(node, entry).await;
+    let Some(spec) = read(&entry) else {
+        left_out.extend(name.map(|name| (name, revision)));
+        return;
+    };
+    if !spec.code_digest.is_empty() {
+        // Getting the code may take long, and others shall not wait for it. Should it fail, it is
+        // tried again when the function is called, or when everything is read again.
+        let node = Arc::clone(node);
+        tokio::spawn(async move { adopt(&node, spec, revision).await });
+        return;
+    }
+    let taken = adopt(node, spec, revision).await;
     if let (false, Some(name)) = (taken, name) {
         left_out.insert(name, revision);
     }
 }
 
-/// Takes over a function as etcd has it; `false` if this node can't run it.
-async fn adopt(node: &Arc<Node>, entry: Entry) -> bool {
-    let Entry {
-        key,
-        value,
-        revision,
-    } = entry;
-    let spec: FunctionSpec = match serverledge_api::decode(&value) {
+/// The function in an entry, if there is one.
+fn read(entry: &Entry) -> Option<FunctionSpec> {
+    let key = &entry.key;
+    let spec: FunctionSpec = match serverledge_api::decode(&entry.value) {
         Ok(spec) => spec,
         Err(error) => {
             warn!(key, %error, "what etcd has is no function; left out");
-            return false;
+            return None;
         }
     };
-    let name = spec.name.clone();
+    let name = &spec.name;
     if key.strip_prefix(PREFIX) != Some(name.as_str()) {
         warn!(
             key,
             name, "a function has another name in etcd than it says; left out"
         );
-        return false;
+        return None;
     }
+    Some(spec)
+}
+
+/// Takes over a function as etcd has it; `false` if this node can't run it.
+async fn adopt(node: &Arc<Node>, spec: FunctionSpec, revision: u64) -> bool {
+    let name = spec.name.clone();
     match functions::adopt(node, spec, revision).await {
         Ok(()) => true,
         Err(error) => {

@@ -6,6 +6,7 @@
 //! without it is to change functions: an acknowledged change is known to the fleet.
 
 mod ask;
+pub(crate) mod code;
 mod datagram;
 pub(crate) mod etcd;
 mod follow;
@@ -37,6 +38,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
+pub use self::code::PullError;
+use self::code::Transfers;
 use self::etcd::{Etcd, EtcdError, Values};
 pub use self::functions::ShareError;
 pub use self::member::{Member, Members};
@@ -70,6 +73,7 @@ pub struct Federation {
     protocol: Protocol,
     outbox: Outbox,
     offloader: Offloader,
+    pub(crate) transfers: Transfers,
     policy: Option<&'static dyn Policy>,
     /// Calls sent on, to share them among equals.
     turn: AtomicU64,
@@ -101,6 +105,7 @@ impl Federation {
             protocol,
             outbox: Outbox::default(),
             policy: Self::policy_of(config),
+            transfers: Transfers::new(),
             turn: AtomicU64::new(0),
         }))
     }

@@ -16,8 +16,8 @@ use tracing::error;
 use super::{JSON, Reply, TEXT, reply};
 use crate::async_calls::AcceptError;
 use crate::code::CodeError;
-use crate::federation::ShareError;
 use crate::federation::etcd::EtcdError;
+use crate::federation::{PullError, ShareError};
 use crate::fetch::{Blame, FetchError};
 use crate::invoke::InvokeError;
 use crate::store::StoreError;
@@ -57,6 +57,12 @@ pub(crate) enum ApiError {
     Code(#[source] CodeError),
     #[error("the code was not fetched")]
     Fetch(#[source] FetchError),
+    #[error("the code was not pulled")]
+    Pull(#[source] PullError),
+    #[error("code is for the nodes of this fleet, and this request is not signed by one")]
+    Unsigned,
+    #[error("this node has no code {0}")]
+    NoCode(String),
     #[error("the image {image} can't be had: {}", error.chain())]
     Image { image: String, error: ImageError },
     #[error("the store failed")]
@@ -145,8 +151,11 @@ impl ApiError {
             Self::Share(ShareError::TooLarge) => (
                 413,
                 "too large to share",
-                "functions of a fleet go through etcd: make its code smaller",
+                "what describes functions of a fleet goes through etcd: make it shorter",
             ),
+            Self::Pull(_) => (503, "code not pulled", "try again later"),
+            Self::Unsigned => (403, "not for you", "see federation.secret"),
+            Self::NoCode(_) => (404, "no such code", ""),
             Self::Share(ShareError::Etcd(_)) => (
                 503,
                 "etcd is away",

@@ -1,10 +1,18 @@
-//! `/v1/nodes`: who is in the fleet and how they are, as this node sees it.
+//! `/v1/nodes`: who is in the fleet and how they are, as this node sees it. `/v1/code`: code for
+//! other nodes.
 
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use hyper::header::{HeaderMap, HeaderValue};
 use serde::Serialize;
 use serverledge_core::Timestamp;
 use serverledge_core::fleet::{Health, Known};
 
-use super::{Reply, json};
+use super::error::ApiError;
+use super::{Reply, json, reply};
+use crate::code::Digest;
+use crate::federation::code::PATH;
 use crate::federation::{Federation, Member};
 use crate::node::Node;
 
@@ -85,6 +93,30 @@ fn shape(known: &Known, now: Timestamp) -> Shape {
         status: told(),
     }
 }
+
+/// The code with this digest, as it was sent to whoever had it first.
+pub(super) async fn code(
+    node: &Arc<Node>,
+    raw_digest: &str,
+    headers: &HeaderMap,
+) -> Result<Reply, ApiError> {
+    let none = || ApiError::NoCode(raw_digest.chars().take(64).collect());
+    let federation = node.federation.as_ref().ok_or_else(none)?;
+    if !federation.may_have_code(&format!("{PATH}{raw_digest}"), headers) {
+        return Err(ApiError::Unsigned);
+    }
+    let digest = Digest::parse(raw_digest).map_err(|_| none())?;
+    let _turn = federation.transfers.hand_out().await;
+    let reader = Arc::clone(node);
+    let bytes_max = node.config.api.create_body_max;
+    let read = move || reader.code.as_sent(&digest, bytes_max);
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(Some(archive))) => Ok(reply(StatusCode::OK, BYTES, archive)),
+        _ => Err(none()),
+    }
+}
+
+const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// All members; none if the node is in no fleet.
 pub(super) fn nodes(node: &Node) -> Reply {

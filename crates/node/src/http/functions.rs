@@ -55,6 +55,12 @@ pub(super) async fn register(
 async fn install(node: &Arc<Node>, spec: FunctionSpec, update: bool) -> Result<Reply, ApiError> {
     // In the original's order, so that a request with two faults gets the same answer.
     check_new(node, &spec.name, update)?;
+    if !spec.code_digest.is_empty() {
+        return Err(ApiError::Invalid {
+            what: "field `CodeDigest`: it is for what nodes tell each other".into(),
+            hint: "send the code in `TarFunctionCode`",
+        });
+    }
     let record = check(node, &spec)?;
     // Before the lock: fetching may take long, and others wait for the lock.
     let archive = receive_code(node, spec.code).await?;
@@ -108,12 +114,25 @@ pub(crate) async fn adopt(
     let mut record = check(node, &spec)?;
     record.architectures = spec.supported_archs.unwrap_or_default();
     record.shared = Some(revision);
-    let archive = receive_code(node, spec.code).await?;
+    if !is_older(node, &spec.name, revision) {
+        return Ok(());
+    }
+    let pulled = match spec.code_digest.as_str() {
+        "" => None,
+        digest => Some(Digest::parse(digest).map_err(ApiError::Code)?),
+    };
+    let archive = match &pulled {
+        None => receive_code(node, spec.code).await?,
+        Some(digest) => pull_code(node, digest, &spec.code_holder).await?,
+    };
     let _guard = lock(node, &spec.name).await;
     if !is_older(node, &spec.name, revision) {
         return Ok(());
     }
-    record.code = store_code(node, archive).await?;
+    record.code = match pulled {
+        Some(digest) if archive.is_none() => Some(digest.as_str().to_owned()),
+        _ => store_code(node, archive).await?,
+    };
     check_code(node, &record).await?;
     put_in_place(node, record).await
 }
@@ -369,7 +388,8 @@ fn check_runs(node: &Node, spec: &FunctionSpec, language: Language) -> Result<()
             "send the program as code, or use a node with sandbox.backend: docker",
         );
     }
-    if matches!(language, Language::Go | Language::Custom) && spec.code.is_empty() {
+    let has_code = !spec.code.is_empty() || !spec.code_digest.is_empty();
+    if matches!(language, Language::Go | Language::Custom) && !has_code {
         return invalid(
             format!("the runtime '{runtime}' runs a program, and there is none"),
             "send it in `TarFunctionCode`, in a tar, tar.gz or zip",
@@ -416,6 +436,20 @@ async fn receive_code(node: &Node, encoded: String) -> Result<Option<Received>, 
         archive,
         url: Some(url),
     }))
+}
+
+/// Code that another node has; `None` if this one has it, too.
+async fn pull_code(
+    node: &Node,
+    digest: &Digest,
+    holder: &str,
+) -> Result<Option<Received>, ApiError> {
+    let Some(federation) = node.federation.as_ref().filter(|_| !node.code.has(digest)) else {
+        return Ok(None);
+    };
+    let archive = federation.pull(node, digest, holder).await;
+    let received = |archive| Received { archive, url: None };
+    Ok(archive.map_err(ApiError::Pull)?.map(received))
 }
 
 /// An archive, not looked at yet, and where it was fetched from if it was.

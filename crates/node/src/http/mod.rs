@@ -118,6 +118,10 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
         allow(&head.method, Method::GET)?;
         return invocations::poll(&node, id).await;
     }
+    if let Some(digest) = path.strip_prefix(crate::federation::code::PATH) {
+        allow(&head.method, Method::GET)?;
+        return fleet::code(&node, digest, &head.headers).await;
+    }
     match path {
         "/create" | "/update" => {
             allow(&head.method, Method::POST)?;

@@ -8,8 +8,9 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::support::etcd::seen_by;
-use crate::support::function::echo;
+use crate::support::function::{Function, echo};
 use crate::support::node::Builder;
+use crate::support::server::{ok, serve};
 use crate::support::{Etcd, Node, PATIENCE, Secure, etcd, eventually, node, python, secure_etcd};
 
 /// What another implementation recorded.
@@ -192,11 +193,8 @@ fn results_of_async_calls_are_found_at_every_node() {
     b.get("/poll/echo-unknown1").expect(404).problem(&[]);
 }
 
-#[test]
-fn code_that_etcd_does_not_take_is_refused() {
-    let etcd = etcd();
-    let a = member(&etcd, "a").start();
-    // Random enough not to be compressed below the limit.
+/// Random enough not to be compressed below etcd's limit.
+fn large(name: &str) -> Function {
     let mut seed = 1_u32;
     let noise: String = std::iter::repeat_with(|| {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -204,20 +202,91 @@ fn code_that_etcd_does_not_take_is_refused() {
     })
     .take(2 << 20)
     .collect();
-    let large = echo("large").file("noise.txt", &noise);
-    a.post("/create", &large.body())
-        .expect(413)
-        .problem(&["etcd"]);
-    assert!(!knows(&a, "large"));
-    assert_eq!(etcd.value("/function/large"), None);
+    echo(name).file("noise.txt", &noise)
+}
+
+#[test]
+fn code_that_etcd_does_not_take_is_pulled_from_a_node() {
+    let etcd = etcd();
+    let a = member(&etcd, "a").start();
+    a.create(&large("large"));
+    let value: Value = serde_json::from_str(&etcd.value("/function/large").unwrap()).unwrap();
+    assert_eq!(
+        (&value["TarFunctionCode"], &value["CodeHolder"]),
+        (&json!(""), &json!("a"))
+    );
     // Compressed, this one is small.
     let even = echo("even").file("even.txt", &"x".repeat(2 << 20));
     a.create(&even);
     let b = member(&etcd, "b").start();
-    assert_eq!(
-        b.invoke("even", json!({ "n": 1 })).result(),
-        json!({ "n": 1 })
+    for name in ["large", "even"] {
+        let result = b.invoke(name, json!({ "n": 1 })).result();
+        assert_eq!(result, json!({ "n": 1 }));
+    }
+    // Who has pulled it has it for others, and the code goes with the function.
+    let (_, a) = a.stop();
+    let c = member(&etcd, "c").start();
+    eventually("c to have it from b", || {
+        let reply = c.post("/invoke/large", &json!({ "Params": { "n": 2 } }));
+        (reply.status == 200).then(|| assert_eq!(reply.result(), json!({ "n": 2 })))
+    });
+    c.update(&large("large").file("g.py", ""));
+    eventually("b to have the update", || {
+        let new = etcd.value("/function/large").unwrap();
+        let new: Value = serde_json::from_str(&new).unwrap();
+        let path = format!("/v1/code/{}", new["CodeDigest"].as_str().unwrap());
+        (b.get(&path).status == 200).then_some(())
+    });
+    b.get("/v1/code/0").expect(404).problem(&["no code"]);
+    b.get(&format!("/v1/code/{}", "0".repeat(64))).expect(404);
+    b.get("/v1/code/../../serverledge.redb").expect(404);
+    // Nor do strangers say where code is.
+    let mut body = echo("x").body();
+    body["CodeDigest"] = value["CodeDigest"].clone();
+    b.post("/create", &body)
+        .expect(400)
+        .problem(&["CodeDigest"]);
+    drop(a.start());
+}
+
+#[test]
+fn code_is_pulled_from_whoever_has_it_and_believed_by_its_digest() {
+    let etcd = etcd();
+    let secret = "known to the nodes of one fleet";
+    let with_secret = |key| member(&etcd, key).set("federation.secret", secret);
+    let a = with_secret("a").start();
+    a.create(&large("large"));
+    let value: Value = serde_json::from_str(&etcd.value("/function/large").unwrap()).unwrap();
+    let digest = value["CodeDigest"].as_str().unwrap();
+    a.get(&format!("/v1/code/{digest}"))
+        .expect(403)
+        .problem(&["signed"]);
+
+    // Registered as the holder: one that isn't there, and one that gives something else.
+    let liar = serve(|_| ok(b"something else"));
+    let port = liar.port();
+    etcd.put(
+        "registry/ROME/amd64/0liar",
+        &format!("127.0.0.1;{port};1;amd64"),
     );
+    etcd.put("registry/ROME/amd64/0gone", "127.0.0.1;1;1;amd64");
+    let mut told = value.clone();
+    told["CodeHolder"] = json!("0liar");
+    etcd.put("/function/large", &told.to_string());
+    let b = with_secret("b").start();
+    eventually("b to have the code", || {
+        let reply = b.post("/invoke/large", &json!({ "Params": { "n": 1 } }));
+        (reply.status == 200).then(|| assert_eq!(reply.result(), json!({ "n": 1 })))
+    });
+    b.wait_for_log("code was pulled");
+
+    // Nobody has it: the function isn't known, and nothing else suffers.
+    told["Name"] = json!("lost");
+    told["CodeDigest"] = json!("0".repeat(64));
+    etcd.put("/function/lost", &told.to_string());
+    b.post("/invoke/lost", &json!({})).expect(404);
+    b.create(&echo("fine"));
+    a.invoke("fine", json!({})).expect(200);
 }
 
 #[test]

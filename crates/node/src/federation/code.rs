@@ -1,0 +1,152 @@
+//! Code that is too large for etcd: there, a function has the digest of it, and nodes get it from
+//! each other (`GET /v1/code/DIGEST`). Every node that has the function has its code.
+//!
+//! Asked are, one after the other, the node that put the function into etcd, the nearest, and some
+//! more. What comes is believed by its digest alone. With a secret, only nodes get code.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Full, Limited};
+use hyper::{Method, Request, StatusCode};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+use super::{Federation, Member, signature, unix_micros};
+use crate::code::Digest;
+use crate::node::Node;
+
+/// Where nodes have code, before its digest.
+pub(crate) const PATH: &str = "/v1/code/";
+
+/// Nodes that are asked for the same code, at most.
+const HOLDERS_MAX: usize = 8;
+
+/// How long one of them may take.
+const HOLDER_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Codes that are pulled at once, and that are handed out at once: each is in memory.
+const PULLS_MAX: usize = 2;
+const HANDED_MAX: usize = 4;
+
+/// Room for code on its way.
+#[derive(Debug)]
+pub(crate) struct Transfers {
+    pulled: Semaphore,
+    /// For [`Transfers::hand_out`].
+    handed: Semaphore,
+}
+
+impl Transfers {
+    pub(super) fn new() -> Self {
+        Self {
+            pulled: Semaphore::new(PULLS_MAX),
+            handed: Semaphore::new(HANDED_MAX),
+        }
+    }
+
+    /// Waits for its turn to hand code out.
+    pub(crate) async fn hand_out(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        self.handed.acquire().await.ok()
+    }
+}
+
+/// Why code could not be had from any node.
+#[derive(Debug, thiserror::Error)]
+#[error("of {asked} nodes that may have the code {digest}, none gave it: {last}")]
+pub struct PullError {
+    digest: Digest,
+    asked: usize,
+    last: String,
+}
+
+impl Federation {
+    /// Code that `holder` should have, if this node hasn't by now. Checked against its digest.
+    pub(crate) async fn pull(
+        &self,
+        node: &Node,
+        digest: &Digest,
+        holder: &str,
+    ) -> Result<Option<Bytes>, PullError> {
+        let mut failure = PullError {
+            digest: digest.clone(),
+            asked: 0,
+            last: "there is no other node".to_owned(),
+        };
+        let Ok(_permit) = self.transfers.pulled.acquire().await else {
+            return Err(failure);
+        };
+        // Somebody else may have needed it, too.
+        if node.code.has(digest) {
+            return Ok(None);
+        }
+        for member in self.holders(node, holder) {
+            failure.asked += 1;
+            let got = timeout(HOLDER_TIME_MAX, self.get(node, &member, digest)).await;
+            match got.unwrap_or_else(|_| Err(format!("took more than {HOLDER_TIME_MAX:?}"))) {
+                Ok(code) => {
+                    info!(%digest, node = member.key, bytes = code.len(), "code was pulled");
+                    return Ok(Some(code));
+                }
+                Err(error) => {
+                    debug!(%digest, node = member.key, error, "no code");
+                    failure.last = format!("{}: {error}", member.key);
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    /// Who may have it, the most likely first.
+    fn holders(&self, node: &Node, holder: &str) -> Vec<Arc<Member>> {
+        let all = self.members.all();
+        let near = self.peers.near();
+        let first = all.values().filter(|member| member.key == holder);
+        let nearest = near.iter().map(|near| &near.member);
+        let mut seen = BTreeSet::new();
+        first
+            .chain(nearest)
+            .chain(all.values())
+            .filter(|member| !member.is_balancer && member.key != node.identity.key)
+            .filter(|member| seen.insert(member.path()))
+            .take(HOLDERS_MAX)
+            .cloned()
+            .collect()
+    }
+
+    async fn get(&self, node: &Node, member: &Member, digest: &Digest) -> Result<Bytes, String> {
+        let Member { host, api_port, .. } = member;
+        let request = Request::get(format!("http://{host}:{api_port}{PATH}{digest}"));
+        let mut request = request.body(Empty::<Bytes>::new()).map_err(said)?;
+        if let Some(secret) = &self.secret {
+            signature::sign(secret, &mut request, b"", unix_micros());
+        }
+        let request = request.map(|_| Full::default());
+        let response = self.offloader.request(request).await;
+        let response = response.map_err(said)?;
+        if response.status() != StatusCode::OK {
+            return Err(format!("answered {}", response.status()));
+        }
+        let bytes_max = node.config.api.create_body_max;
+        let body = Limited::new(response.into_body(), bytes_max).collect();
+        let code = body.await.map_err(|error| error.to_string())?.to_bytes();
+        let (hashed, expected) = (code.clone(), digest.clone());
+        let is_it = tokio::task::spawn_blocking(move || Digest::of(&hashed) == expected).await;
+        match is_it {
+            Ok(true) => Ok(code),
+            _ => Err("gave something else".to_owned()),
+        }
+    }
+
+    /// Whether a request for code comes from a node, as far as that can be told.
+    pub(crate) fn may_have_code(&self, path: &str, headers: &hyper::HeaderMap) -> bool {
+        self.is_trusted((&Method::GET, path), headers, b"")
+    }
+}
+
+fn said(error: impl std::error::Error) -> String {
+    crate::chain(&error)
+}
