@@ -37,6 +37,9 @@ const TRACE: [HeaderName; 2] = [
     HeaderName::from_static("tracestate"),
 ];
 
+/// Marks a call that may run twice: as the draft of that name has it, with a key of the caller's.
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// How long connecting may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -71,6 +74,8 @@ pub(crate) struct Along {
     pub(crate) response_time_max: f64,
     /// Headers of the trace.
     pub(crate) trace: HeaderMap,
+    /// What says that the call may run twice, if it may.
+    pub(crate) idempotency_key: Option<HeaderValue>,
 }
 
 impl Along {
@@ -243,6 +248,9 @@ fn request(
         .header(REQUEST_ID, &invocation.request_id)
         .body(Bytes::from(body))?;
     request.headers_mut().extend(along.trace.clone());
+    if let Some(key) = &along.idempotency_key {
+        request.headers_mut().insert(IDEMPOTENCY_KEY, key.clone());
+    }
     Ok(request)
 }
 

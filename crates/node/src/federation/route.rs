@@ -41,6 +41,8 @@ struct Route<'a> {
     function: &'a Arc<Function>,
     invocation: &'a Invocation,
     trail: Trail,
+    /// How the last try ended that may have begun.
+    failure: Option<InvokeError>,
     /// Where it may be sent, once that has been asked for.
     neighbors: Option<Targets>,
     cloud: Option<Targets>,
@@ -73,6 +75,7 @@ pub(crate) async fn route(
         function,
         invocation: &invocation,
         trail: Trail::new(policy.name()),
+        failure: None,
         neighbors: None,
         cloud: None,
     };
@@ -189,6 +192,13 @@ impl Route<'_> {
         }
         let step = match sent {
             Sent::Ran(reply) => Some(Ok((reply, self.node.pool.snapshot()))),
+            // It may have begun there, and may begin again.
+            Sent::Failed(error) if along.idempotency_key.is_some() && is_nodes_fault(&error) => {
+                self.trail.reject(&member.key, Reason::Silent);
+                targets.reject(chosen, Reason::Silent);
+                self.failure = Some(error);
+                None
+            }
             Sent::Failed(error) => Some(Err(error)),
             Sent::NotBegun(reason) => {
                 self.trail.reject(&member.key, reason);
@@ -213,11 +223,21 @@ impl Route<'_> {
         {
             return ended;
         }
+        // It has been tried: what became of that says more.
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
         Err(InvokeError::Unplaced {
             policy: self.policy.name(),
             why: self.trail.to_string(),
         })
     }
+}
+
+/// Whether the node, and not the function, has failed.
+fn is_nodes_fault(error: &InvokeError) -> bool {
+    matches!(error, InvokeError::Lost { .. })
+        || matches!(error, InvokeError::Elsewhere { problem, .. } if problem.status == 503)
 }
 
 impl Federation {

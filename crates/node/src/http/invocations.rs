@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::{Body, JSON, Reply, json, path, reply};
 use crate::catalog::Function;
 use crate::detached::Detached;
-use crate::federation::offload::{Along, HOPS, REQUEST_ID};
+use crate::federation::offload::{Along, HOPS, IDEMPOTENCY_KEY, REQUEST_ID};
 use crate::federation::route::{header, route};
 use crate::invoke::{Invocation, InvokeError, invoke as run, unix_now};
 use crate::node::Node;
@@ -52,6 +52,7 @@ pub(super) async fn invoke(
     let can_offload = request.can_do_offloading && !has_hopped;
     let along = Along {
         trace: Along::trace_of(headers),
+        idempotency_key: headers.get(IDEMPOTENCY_KEY).cloned(),
         ..along(node, &request, has_hopped)?
     };
     let mut trail = None;

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use crate::support::etcd::seen_by;
 use crate::support::function::{Function, echo};
-use crate::support::http::Response;
+use crate::support::http::{self, Response};
 use crate::support::node::Builder;
+use crate::support::server::{Answer, serve};
 use crate::support::{Etcd, Node, etcd, eventually, node, python};
 
 /// What another implementation recorded.
@@ -194,6 +195,31 @@ fn what_a_function_did_elsewhere_is_told_here() {
     let id = id.result();
     assert!(id.as_str().unwrap().starts_with("id-"), "{id}");
     assert!(id.as_str().unwrap().contains("edge"), "{id}");
+}
+
+#[test]
+fn a_call_that_may_run_twice_is_tried_elsewhere_when_a_node_breaks_off() {
+    let etcd = etcd();
+    // Takes the call, and goes away with it.
+    let breaks = serve(|_| Answer::Raw(Vec::new()));
+    let entry = format!("127.0.0.1;{};1;amd64", breaks.port());
+    etcd.put("registry/CLOUD/amd64/breaks", &entry);
+    let edge = edge(&etcd, "cloudonly")
+        .set("scheduler.fallback.local", true)
+        .start();
+    sees(&edge, 2);
+    edge.create(&echo("echo"));
+    let request = json!({ "Params": { "n": 1 }, "CanDoOffloading": true }).to_string();
+    let call = |headers: &[(&str, &str)]| {
+        let body = request.as_bytes();
+        http::request(edge.address, "POST", "/invoke/echo", headers, body).unwrap()
+    };
+    let lost = call(&[]).expect(502);
+    lost.problem(&["breaks"]);
+    let retried = call(&[("Idempotency-Key", "\"1\"")]);
+    assert_eq!(ran_at(&retried), "edge");
+    let why = retried.header("serverledge-decision").unwrap();
+    assert!(why.contains("breaks: doesn't answer any more"), "{why}");
 }
 
 #[test]
