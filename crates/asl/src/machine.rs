@@ -92,6 +92,8 @@ pub(crate) struct Task {
     pub(crate) timeout: Option<Template>,
     pub(crate) heartbeat: Option<Template>,
     pub(crate) credentials: Option<Template>,
+    /// Whether it says nothing of its input and output.
+    pub(crate) is_plain: bool,
 }
 
 #[derive(Debug)]

@@ -185,8 +185,12 @@ fn begun<T: Serialize>(node: &Node, path: &str, body: &T, is_async: bool) -> Res
     if is_async {
         return show(what, &started, "");
     }
-    let Seen { id, .. } = seen(&text)?;
-    let ended = watch(node, &id)?;
+    let Seen { id, status, .. } = seen(&text)?;
+    let ended = match status.as_str() {
+        "RUNNING" => watch(node, &id)?,
+        // Of an express execution nothing is left to ask for.
+        _ => started,
+    };
     let text = accepted(what, &ended)?;
     show(what, &ended, "")?;
     let Seen {

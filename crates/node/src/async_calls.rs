@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use serverledge_api::{InvokeReply, QosClass};
-use tokio::sync::{Semaphore, mpsc};
+use serverledge_api::{InvokeReply, QosClass, WorkflowReply};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
@@ -21,6 +21,7 @@ use crate::federation::route::route;
 use crate::invoke::{Fault, Invocation, InvokeError, invoke, unix_now};
 use crate::node::Node;
 use crate::store::{Store, StoreError};
+use crate::workflows::invoke as workflows;
 
 /// Limits of asynchronous calls.
 #[derive(Debug, Clone)]
@@ -50,6 +51,9 @@ struct Accepted {
     #[serde(default)]
     response_time_max: f64,
     accepted_unix: f64,
+    /// Whether `function` is a workflow.
+    #[serde(default)]
+    is_workflow: bool,
 }
 
 impl Accepted {
@@ -143,16 +147,51 @@ impl AsyncCalls {
         function: &str,
         params: &[u8],
         return_output: bool,
-        sending: (bool, &Along),
+        (can_offload, along): (bool, &Along),
     ) -> Result<(), AcceptError> {
+        let accepted = Accepted {
+            function: function.to_owned(),
+            params: raw(params)?,
+            return_output,
+            can_offload,
+            qos_class: along.qos_class.clone(),
+            response_time_max: along.response_time_max,
+            accepted_unix: unix_now(),
+            is_workflow: false,
+        };
+        self.write(id, &accepted).await
+    }
+
+    /// As [`AsyncCalls::accept`], for a run of a workflow.
+    pub(crate) async fn accept_workflow(
+        &self,
+        id: &str,
+        workflow: &str,
+        params: &serde_json::Value,
+        can_offload: bool,
+    ) -> Result<(), AcceptError> {
+        let accepted = Accepted {
+            function: workflow.to_owned(),
+            params: raw(params.to_string().as_bytes())?,
+            return_output: false,
+            can_offload,
+            qos_class: QosClass::default(),
+            response_time_max: 0.0,
+            accepted_unix: unix_now(),
+            is_workflow: true,
+        };
+        self.write(id, &accepted).await
+    }
+
+    async fn write(&self, id: &str, accepted: &Accepted) -> Result<(), AcceptError> {
         let before = self.pending.fetch_add(1, Ordering::Relaxed);
         if before >= self.config.pending_max {
             self.pending.fetch_sub(1, Ordering::Relaxed);
             return Err(AcceptError::TooMany(before));
         }
-        let written = match encode(function, params, return_output, sending) {
+        let written = match serde_json::to_vec(accepted) {
             Ok(record) => self.store.accept_call(id, record).await,
-            Err(error) => Err(error),
+            Err(error) => Err(StoreError::encoding(&error)),
         };
         if let Err(error) = written {
             self.pending.fetch_sub(1, Ordering::Relaxed);
@@ -176,27 +215,10 @@ impl AsyncCalls {
     }
 }
 
-fn encode(
-    function: &str,
-    params: &[u8],
-    return_output: bool,
-    (can_offload, along): (bool, &Along),
-) -> Result<Vec<u8>, StoreError> {
+fn raw(params: &[u8]) -> Result<Box<serde_json::value::RawValue>, AcceptError> {
     let text = String::from_utf8_lossy(params).into_owned();
-    let record = serde_json::value::RawValue::from_string(text).and_then(|params| {
-        let function = function.to_owned();
-        let accepted = Accepted {
-            function,
-            params,
-            return_output,
-            can_offload,
-            qos_class: along.qos_class.clone(),
-            response_time_max: along.response_time_max,
-            accepted_unix: unix_now(),
-        };
-        serde_json::to_vec(&accepted)
-    });
-    record.map_err(|error| StoreError::encoding(&error))
+    let raw = serde_json::value::RawValue::from_string(text);
+    raw.map_err(|error| AcceptError::Store(StoreError::encoding(&error)))
 }
 
 /// Takes calls from the queue and runs them, `concurrency` at a time, until the node stops and those
@@ -210,10 +232,7 @@ pub async fn run(node: Arc<Node>, mut queue: Queue) {
                 return;
             };
             let node = Arc::clone(&node);
-            running.spawn(async move {
-                run_one(&node, queued).await;
-                drop(permit);
-            });
+            running.spawn(async move { run_one(&node, queued, permit).await });
         }
     };
     node.stopping().run_until_cancelled(dispatch).await;
@@ -221,10 +240,11 @@ pub async fn run(node: Arc<Node>, mut queue: Queue) {
     running.wait().await;
 }
 
-async fn run_one(node: &Arc<Node>, queued: Queued) {
+/// Runs a call while it has a permit, which a workflow needs only to be begun.
+async fn run_one(node: &Arc<Node>, queued: Queued, permit: OwnedSemaphorePermit) {
     let Queued { id, recovered } = queued;
     let calls = &node.async_calls;
-    let reply = match attempt(node, &id, recovered).await {
+    let reply = match attempt(node, &id, recovered, permit).await {
         Ok(Some(reply)) => reply,
         // Stays in the store: the next start runs it.
         Ok(None) => return,
@@ -256,6 +276,7 @@ async fn attempt(
     node: &Arc<Node>,
     id: &str,
     recovered: bool,
+    permit: OwnedSemaphorePermit,
 ) -> Result<Option<Vec<u8>>, StoreError> {
     let calls = &node.async_calls;
     let Some((record, crashes)) = calls.store.pending_call(id)? else {
@@ -263,6 +284,11 @@ async fn attempt(
     };
     let accepted: Accepted =
         serde_json::from_slice(&record).map_err(|error| StoreError::encoding(&error))?;
+    if accepted.is_workflow {
+        // What runs has limits of its own, and may take days.
+        drop(permit);
+        return run_workflow(node, id, &accepted).await;
+    }
     let attempts_max = calls.config.attempts_max;
     if crashes >= attempts_max {
         let reason = format!("given up: the node died {crashes} times while it ran");
@@ -310,6 +336,28 @@ async fn attempt(
         calls.store.withdraw_attempt(id).await?;
     }
     Ok(None)
+}
+
+/// Runs a workflow to its end; `None` when the node stops first. An execution that was begun before a
+/// crash is the one that is waited for.
+async fn run_workflow(
+    node: &Arc<Node>,
+    id: &str,
+    accepted: &Accepted,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let params = serde_json::from_str(accepted.params.get());
+    let params = params.map_err(|error| StoreError::encoding(&error))?;
+    let workflow = &accepted.function;
+    let ran = workflows::invoke_named(node, workflow, params, id, accepted.can_offload).await;
+    let reply = match ran {
+        Ok(reply) => reply,
+        Err(workflows::InvokeError::ShuttingDown) => return Ok(None),
+        Err(error) => WorkflowReply {
+            error: Some(crate::chain(&error)),
+            ..WorkflowReply::default()
+        },
+    };
+    Ok(Some(serverledge_api::encode(&reply)))
 }
 
 /// Runs the call where the policy wants it. `count` is awaited before it begins.

@@ -136,7 +136,7 @@ impl Node {
             .map_or_else(|| node_key(path), Ok)?;
         let api = &config.api;
         let bodies_max = api.bodies_max.max(api.body_max).max(api.create_body_max);
-        let workflows = Workflows::open(&store, config.workflow.concurrency)?;
+        let workflows = Workflows::open(&store, &config.workflow)?;
         let node = Self {
             room: Room::new(bodies_max),
             identity: Identity::new(config.registry.area.clone(), key),
@@ -171,6 +171,7 @@ impl Node {
     ) -> anyhow::Result<()> {
         let address = listener.local_addr()?;
         self.publish_address(address);
+        workflows::definition::settle(&self).await?;
         let fleet = federation::start(&self, address).await;
         info!(%address, node = self.identity.key, functions = self.catalog.names().len(), "ready");
         let janitor = tokio::spawn(janitor(Arc::clone(&self)));

@@ -146,6 +146,7 @@ impl Stepper<'_> {
             timeout_ms: None,
             heartbeat_ms: None,
             token: None,
+            plain: None,
         }
     }
 

@@ -151,6 +151,8 @@ pub struct Invocation {
     pub heartbeat_ms: Option<i64>,
     /// Token of a task that ends by callback.
     pub token: Option<String>,
+    /// The execution's input, if the state is a Task that says nothing of its input and output.
+    pub plain: Option<Data>,
 }
 
 /// Why a task is run.

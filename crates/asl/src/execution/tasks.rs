@@ -46,6 +46,7 @@ impl Stepper<'_> {
             timeout_ms: timeout.map(milliseconds),
             heartbeat_ms: heartbeat.map(milliseconds),
             token,
+            plain: task.is_plain.then(|| Arc::clone(&self.x.input)),
         };
         let names = events::of_task(&task.resource);
         self.record_with(thread, names.scheduled, || Detail::Task {

@@ -140,6 +140,16 @@ const KNOWN: [(&str, Known); 8] = [
     ),
 ];
 
+/// Fields that say how a Task's data flow, in JSONPath.
+const FLOW: [&str; 6] = [
+    "InputPath",
+    "OutputPath",
+    "Parameters",
+    "ResultSelector",
+    "ResultPath",
+    "Assign",
+];
+
 fn known(kind: &str) -> Known {
     let found = KNOWN.iter().find(|(name, _)| *name == kind);
     found.map_or((&[], &[], &[]), |(_, known)| *known)
@@ -356,6 +366,7 @@ impl Builder {
             timeout,
             heartbeat,
             credentials,
+            is_plain: !is_jsonata && FLOW.iter().all(|field| !fields.has(field)),
         }))
     }
 

@@ -153,11 +153,37 @@ fn an_execution_without_a_history_is_watched_all_the_same() {
 }
 
 #[test]
-fn commands_ask_for_what_they_say() {
+fn what_has_ended_at_once_is_not_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let (port, requests) = node(vec![(200, execution("FAILED"))]);
+    let arguments = ["execution", "start", "-f", "w", "--type", "express"];
+    let output = client(directory.path(), port, &arguments, "");
+    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(text(&output.stderr), "FAILED: Busy: try later\n");
+    assert_eq!(requests.iter().count(), 1);
+}
+
+/// Checks what a command asks the node for.
+fn check(cases: &[(&[&str], &str, &str)]) {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("out.json"), "[1, 2]").unwrap();
+    for (arguments, line, body) in cases {
+        let (port, requests) = node(vec![(200, json!({"n": 1}))]);
+        let output = client(directory.path(), port, arguments, "");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(
+            requests.recv().unwrap(),
+            ((*line).to_owned(), (*body).to_owned()),
+            "{arguments:?}"
+        );
+        assert_eq!(text(&output.stdout), "{\n\t\"n\": 1\n}");
+    }
+}
+
+#[test]
+fn commands_ask_for_executions() {
     let none = "";
-    for (arguments, line, body) in [
+    check(&[
         (
             &["execution", "start", "-f", "w", "--type", "express", "-a"][..],
             "POST /v1/executions",
@@ -208,6 +234,12 @@ fn commands_ask_for_what_they_say() {
             "POST /v1/executions/i/retry",
             r#"{"Name":"n"}"#,
         ),
+    ]);
+}
+
+#[test]
+fn commands_answer_tasks() {
+    check(&[
         (
             &["task", "success", "a/b+c"],
             "POST /v1/tasks/a%2Fb%2Bc/success",
@@ -228,17 +260,7 @@ fn commands_ask_for_what_they_say() {
             "POST /v1/tasks/t/heartbeat",
             "{}",
         ),
-    ] {
-        let (port, requests) = node(vec![(200, json!({"n": 1}))]);
-        let output = client(directory.path(), port, arguments, "");
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        assert_eq!(
-            requests.recv().unwrap(),
-            (line.to_owned(), body.to_owned()),
-            "{arguments:?}"
-        );
-        assert_eq!(text(&output.stdout), "{\n\t\"n\": 1\n}");
-    }
+    ]);
 }
 
 #[test]

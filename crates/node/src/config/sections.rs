@@ -510,6 +510,10 @@ pub struct Workflow {
     pub files: Vec<PathBuf>,
     /// Most bytes of a Map's items that are read; 16 MiB.
     pub items_bytes_max: usize,
+    /// Whether a Fail state ends an execution well; no.
+    pub fail_succeeds: bool,
+    /// Whether executions that somebody waits for are in the journal, too; no.
+    pub always_save_progress: bool,
 }
 
 impl Default for Workflow {
@@ -525,6 +529,8 @@ impl Default for Workflow {
             express_timeout: Duration::from_secs(300),
             files: Vec::new(),
             items_bytes_max: 16 << 20,
+            fail_succeeds: false,
+            always_save_progress: false,
         }
     }
 }

@@ -23,6 +23,7 @@ mod seal;
 mod signature;
 mod targets;
 mod tls;
+mod workflows;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -53,6 +54,7 @@ pub use self::tls::TlsError;
 use crate::catalog::FunctionRecord;
 use crate::config::Config;
 use crate::node::Node;
+use crate::workflows::definition::Record;
 
 /// How long a start waits for etcd to tell which functions there are.
 const FIRST_READ_MAX: Duration = Duration::from_secs(3);
@@ -159,6 +161,27 @@ impl Federation {
         let _ = functions::fetch(&self.etcd, node, name).await;
     }
 
+    /// Puts a workflow into etcd; its revision since.
+    pub(crate) async fn share_workflow(
+        &self,
+        node: &Node,
+        record: &Record,
+        new: bool,
+    ) -> Result<u64, ShareError> {
+        workflows::put(&self.etcd, node, record, new).await
+    }
+
+    /// Removes a workflow from etcd.
+    pub(crate) async fn withdraw_workflow(&self, name: &str) -> Result<(), EtcdError> {
+        workflows::delete(&self.etcd, name).await
+    }
+
+    /// Takes over a workflow that this node doesn't know, if the fleet does.
+    pub(crate) async fn fetch_workflow(&self, node: &Node, name: &str) {
+        // An error has been logged, once, by who met it first.
+        let _ = workflows::fetch(&self.etcd, node, name).await;
+    }
+
     /// Lets the fleet have the result of the call `id`, which is in the store, soon.
     pub(crate) fn share_result(&self, id: &str) {
         self.outbox.add(id);
@@ -183,10 +206,13 @@ pub(crate) async fn start(node: &Arc<Node>, address: SocketAddr) -> Option<Runni
         receiver
     };
     let functions = follow(functions::PREFIX, Values::Left);
+    let workflows = follow(workflows::PREFIX, Values::Left);
     let mut members = follow(member::PREFIX, Values::Included);
     let (told, mut read) = watch::channel(false);
     let etcd = Arc::clone(&federation.etcd);
     tasks.spawn(functions::mirror(Arc::clone(node), etcd, functions, told));
+    let etcd = Arc::clone(&federation.etcd);
+    tasks.spawn(workflows::mirror(Arc::clone(node), etcd, workflows));
     let this = Arc::clone(node);
     tasks.spawn(async move {
         while let (Some(change), Some(federation)) = (members.recv().await, &this.federation) {

@@ -23,6 +23,7 @@ use crate::invoke::InvokeError;
 use crate::store::StoreError;
 use crate::workflows::error::{RegisterError, RunError, StartError};
 use crate::workflows::executions::RetryError;
+use crate::workflows::invoke::InvokeError as RunWorkflowError;
 
 /// Everything a request can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -81,11 +82,66 @@ pub(crate) enum ApiError {
     Start(#[from] StartError),
     #[error(transparent)]
     Run(#[from] RunError),
+    #[error(transparent)]
+    Workflow(#[from] WorkflowError),
     #[error("{error}")]
     Invoke {
         request_id: String,
         error: InvokeError,
     },
+}
+
+/// What the original's interface to workflows answers with a text.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorkflowError {
+    #[error("workflow already exists")]
+    Exists,
+    #[error("function workflow '{0}' does not exist")]
+    Unknown(String),
+    #[error("the request function workflow to delete does not exist")]
+    UnknownDeletion,
+    #[error("workflow with non-existing function")]
+    NoFunction,
+    #[error("workflow with function '{0}' that has no signature")]
+    NoSignature(String),
+    #[error(transparent)]
+    Run(#[from] RunWorkflowError),
+}
+
+impl WorkflowError {
+    fn status(&self) -> StatusCode {
+        use crate::workflows::error::RunError::Unknown;
+        use crate::workflows::invoke::InvokeError as Run;
+        match self {
+            Self::Exists => StatusCode::CONFLICT,
+            Self::Unknown(_) | Self::UnknownDeletion => StatusCode::NOT_FOUND,
+            Self::NoFunction | Self::NoSignature(_) => StatusCode::BAD_REQUEST,
+            Self::Run(Run::Start(error)) => match error {
+                StartError::UnknownWorkflow(_) => StatusCode::NOT_FOUND,
+                StartError::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+                StartError::Name(_) | StartError::Nesting(_) => StatusCode::BAD_REQUEST,
+                StartError::Conflict { .. } => StatusCode::CONFLICT,
+                _ => StatusCode::SERVICE_UNAVAILABLE,
+            },
+            Self::Run(Run::Resume(Unknown)) => StatusCode::NOT_FOUND,
+            Self::Run(Run::Resume(_) | Run::Failed(_)) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Run(Run::NoRoom(_)) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Run(Run::ShuttingDown) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// A text as JSON; where there is no room, nothing.
+    fn into_reply(self) -> Reply {
+        let status = self.status();
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            return reply(status, TEXT, "");
+        }
+        reply(
+            status,
+            JSON,
+            serverledge_api::encode_line(&crate::chain(&self)),
+        )
+    }
 }
 
 impl From<RetryError> for ApiError {
@@ -108,6 +164,7 @@ impl ApiError {
             }
             Self::InvalidMemory => reply(StatusCode::UNPROCESSABLE_ENTITY, TEXT, self.to_string()),
             Self::Invoke { request_id, error } => invoke_failure(request_id, &error),
+            Self::Workflow(error) => error.into_reply(),
             other => {
                 let problem = other.problem();
                 // A URL that doesn't answer is for its sender to mend.
@@ -218,6 +275,17 @@ fn register_status(error: &RegisterError) -> Said {
         RegisterError::Exists(_) => (409, "workflow exists", ""),
         RegisterError::TooMany(_) => (429, "too many workflows", "delete some"),
         RegisterError::Store(_) => (503, "storage failure", DISK),
+        RegisterError::Share(ShareError::Exists) => (409, "workflow exists", ""),
+        RegisterError::Share(ShareError::TooLarge | ShareError::Code(_)) => (
+            413,
+            "too large to share",
+            "workflows of a fleet go through etcd: make its definition smaller",
+        ),
+        RegisterError::Share(ShareError::Etcd(_)) => (
+            503,
+            "etcd is away",
+            "workflows can be run, but not changed until it is back; see etcd.address",
+        ),
     }
 }
 

@@ -122,8 +122,8 @@ fn record(name: String, spec: WorkflowSpec) -> Result<definition::Record, ApiErr
         name,
         text,
         options: Options { kind, on_crash },
-        revision: 0,
         registered: crate::workflows::clock(),
+        ..definition::Record::default()
     })
 }
 

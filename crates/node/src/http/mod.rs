@@ -8,6 +8,7 @@ mod fleet;
 pub(crate) mod functions;
 mod invocations;
 mod path;
+mod workflows;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -159,6 +160,10 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
         "/status" => {
             allow(&head.method, Method::GET)?;
             Ok(invocations::status(&node))
+        }
+        path if path.starts_with("/workflow/") => {
+            let routed = workflows::route(&node, &head.method, path, body).await;
+            routed.unwrap_or(Err(ApiError::NotFound))
         }
         path => {
             let query = head.uri.query().unwrap_or_default();

@@ -13,6 +13,8 @@ use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
 use super::error::{RegisterError, RunError};
+use super::{plain, signature};
+use crate::config::Workflow as WorkflowConfig;
 use crate::node::Node;
 use crate::store::Store;
 
@@ -86,7 +88,7 @@ pub struct Options {
 }
 
 /// A workflow as it is stored.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Name, unique on the node.
     pub name: String,
@@ -101,6 +103,22 @@ pub struct Record {
     /// When, in milliseconds since 1970.
     #[serde(default)]
     pub registered: i64,
+    /// The original's form, if it was registered in that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<Value>,
+    /// Whether all its data flow by the signatures of functions.
+    #[serde(default)]
+    pub is_plain: bool,
+    /// The revision under which etcd has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<u64>,
+}
+
+impl Record {
+    /// The definition as it was given.
+    pub(crate) fn definition(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_default()
+    }
 }
 
 /// A registered workflow, ready to be run.
@@ -116,9 +134,19 @@ pub struct Workflow {
 
 impl Workflow {
     /// Compiles a record; an error says what is wrong with its definition.
-    pub fn compile(record: Record) -> Result<(Self, String), Vec<Diagnostic>> {
-        let text = effective(&record);
-        let checked = check_text(&text);
+    pub fn compile(
+        record: Record,
+        config: &WorkflowConfig,
+    ) -> Result<(Self, String), Vec<Diagnostic>> {
+        // What was given is judged, so that people find what is wrong where they wrote it.
+        let mut checked = check_text(&record.text);
+        let text = match checked.machine {
+            Some(_) => effective(&record, config),
+            None => return Err(checked.diagnostics),
+        };
+        if text != record.text {
+            checked = check_text(&text);
+        }
         let Some(machine) = checked.machine else {
             return Err(checked.diagnostics);
         };
@@ -131,9 +159,19 @@ impl Workflow {
     }
 }
 
-/// The definition that is run: what was given, as it is.
-fn effective(record: &Record) -> String {
-    record.text.clone()
+/// The definition that is run: what was given, but for what the original's users expect.
+fn effective(record: &Record, config: &WorkflowConfig) -> String {
+    if !record.is_plain && !config.fail_succeeds {
+        return record.text.clone();
+    }
+    let mut definition = record.definition();
+    if record.is_plain {
+        definition = plain::overlaid(&definition);
+    }
+    if config.fail_succeeds {
+        definition = plain::failing_well(&definition);
+    }
+    definition.to_string()
 }
 
 fn digest(text: &str) -> String {
@@ -150,7 +188,7 @@ pub struct Catalog {
 
 impl Catalog {
     /// With what the store holds.
-    pub(crate) fn load(store: &Store) -> anyhow::Result<Self> {
+    pub(crate) fn load(store: &Store, config: &WorkflowConfig) -> anyhow::Result<Self> {
         let catalog = Self::default();
         store.visit_workflows(|name, _, bytes| {
             let record: Record = match serde_json::from_slice(bytes) {
@@ -160,7 +198,7 @@ impl Catalog {
                     return;
                 }
             };
-            match Workflow::compile(record) {
+            match Workflow::compile(record, config) {
                 Ok((workflow, _)) => drop(catalog.insert(Arc::new(workflow))),
                 Err(_) => warn!(workflow = name, "stored workflow is not valid; left out"),
             }
@@ -238,44 +276,138 @@ pub async fn register(
     if record.text.len() > config.definition_max {
         return Err(RegisterError::TooLarge(config.definition_max));
     }
-    let (workflow, text) = Workflow::compile(record).map_err(RegisterError::Invalid)?;
-    check_resources(node, &text)?;
-    let Workflow {
-        mut record,
-        machine,
-        digest,
-    } = workflow;
+    let record = Record {
+        is_plain: flows_by_signatures(node, &record),
+        ..record
+    };
+    let compiled = Workflow::compile(record, config).map_err(RegisterError::Invalid)?;
+    check_resources(node, &compiled.0.record.text)?;
     let catalog = &node.workflows.catalog;
     let _guard = node.workflows.registering.lock().await;
-    let former = catalog.workflow(&record.name);
+    let name = &compiled.0.record.name;
+    let former = catalog.workflow(name);
     if former.is_some() && !overwrite {
-        return Err(RegisterError::Exists(record.name));
+        return Err(RegisterError::Exists(name.clone()));
     }
     if former.is_none() && catalog.names().len() >= config.definitions_max {
         return Err(RegisterError::TooMany(config.definitions_max));
     }
-    record.revision = former.map_or(1, |former| former.record.revision + 1);
-    let bytes = serde_json::to_vec(&record);
+    let mut compiled = compiled;
+    if let Some(federation) = &node.federation {
+        let shared = federation.share_workflow(node, &compiled.0.record, !overwrite);
+        compiled.0.record.shared = Some(shared.await?);
+    }
+    keep(node, compiled, former.as_deref()).await
+}
+
+/// Writes a compiled workflow to the store, and makes it what its name means.
+async fn keep(
+    node: &Node,
+    (workflow, text): (Workflow, String),
+    former: Option<&Workflow>,
+) -> Result<Arc<Workflow>, RegisterError> {
+    let mut workflow = workflow;
+    workflow.record.revision = former.map_or(1, |former| former.record.revision + 1);
+    let bytes = serde_json::to_vec(&workflow.record);
     let bytes = bytes.map_err(|error| crate::store::StoreError::encoding(&error))?;
-    let store = &node.store;
-    store
-        .put_workflow(&record.name, &digest, bytes, text.into_bytes())
+    node.store
+        .put_workflow(
+            &workflow.record.name,
+            &workflow.digest,
+            bytes,
+            text.into_bytes(),
+        )
         .await?;
-    let workflow = Arc::new(Workflow {
-        record,
-        machine,
-        digest,
-    });
-    catalog.insert(Arc::clone(&workflow));
+    let workflow = Arc::new(workflow);
+    node.workflows.catalog.insert(Arc::clone(&workflow));
     Ok(workflow)
+}
+
+/// Takes over a workflow that another node has registered; functions are not looked for, as they may
+/// become known later. What is known here of a later revision stays.
+pub(crate) async fn adopt(node: &Node, record: Record) -> Result<(), RegisterError> {
+    check_name(&record.name)?;
+    let compiled = Workflow::compile(record, &node.config.workflow);
+    let compiled = compiled.map_err(RegisterError::Invalid)?;
+    let _guard = node.workflows.registering.lock().await;
+    let record = &compiled.0.record;
+    let former = node.workflows.catalog.workflow(&record.name);
+    let is_newer = |former: &Arc<Workflow>| former.record.shared >= record.shared;
+    if former.as_ref().is_some_and(is_newer) {
+        return Ok(());
+    }
+    keep(node, compiled, former.as_deref()).await.map(drop)
+}
+
+/// Writes down again what a changed configuration makes another definition of, so that executions
+/// find it by its digest.
+pub(crate) async fn settle(node: &Node) -> Result<(), RegisterError> {
+    let catalog = &node.workflows.catalog;
+    let mut changed = Vec::new();
+    node.store.visit_workflows(|name, digest, _| {
+        let known = catalog.workflow(name);
+        changed.extend(known.filter(|known| known.digest != digest));
+    })?;
+    let _guard = node.workflows.registering.lock().await;
+    for workflow in changed {
+        let record = workflow.record.clone();
+        let compiled = Workflow::compile(record, &node.config.workflow);
+        let compiled = compiled.map_err(RegisterError::Invalid)?;
+        keep(node, compiled, Some(&workflow)).await?;
+    }
+    Ok(())
+}
+
+/// Removes a workflow that the fleet doesn't have at this revision of etcd.
+pub(crate) async fn forget(node: &Node, name: &str, revision: u64) -> Result<(), RegisterError> {
+    let _guard = node.workflows.registering.lock().await;
+    let known = node.workflows.catalog.workflow(name);
+    let is_older = known.is_some_and(|it| it.record.shared.is_some_and(|it| it <= revision));
+    if is_older {
+        node.store.delete_workflow(name).await?;
+        node.workflows.catalog.remove(name);
+    }
+    Ok(())
+}
+
+/// Remembers that etcd has a workflow, unless that is another one by now.
+pub(crate) async fn mark_shared(
+    node: &Node,
+    workflow: &Arc<Workflow>,
+    revision: u64,
+) -> Result<(), RegisterError> {
+    let _guard = node.workflows.registering.lock().await;
+    let name = &workflow.record.name;
+    let known = node.workflows.catalog.workflow(name);
+    if known.is_none_or(|known| !Arc::ptr_eq(&known, workflow)) {
+        return Ok(());
+    }
+    let record = Record {
+        shared: Some(revision),
+        ..workflow.record.clone()
+    };
+    let compiled = Workflow::compile(record, &node.config.workflow);
+    let compiled = compiled.map_err(RegisterError::Invalid)?;
+    keep(node, compiled, Some(workflow)).await.map(drop)
 }
 
 /// Removes a workflow. Its executions stay, and go on. `false` if there was none.
 pub async fn delete(node: &Node, name: &str) -> Result<bool, RegisterError> {
     let _guard = node.workflows.registering.lock().await;
+    if let Some(federation) = &node.federation
+        && node.workflows.catalog.workflow(name).is_some()
+    {
+        federation.withdraw_workflow(name).await?;
+    }
     let existed = node.store.delete_workflow(name).await?;
     node.workflows.catalog.remove(name);
     Ok(existed)
+}
+
+/// Whether all functions of a definition have signatures, and nothing else says how data flow.
+fn flows_by_signatures(node: &Node, record: &Record) -> bool {
+    let has_signature = |name: &str| signature::is_of(node, name);
+    record.original.is_none() && plain::is_plain(&record.definition(), has_signature)
 }
 
 fn check_name(name: &str) -> Result<(), RegisterError> {

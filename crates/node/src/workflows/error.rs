@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serverledge_asl::Diagnostic;
 
+use crate::federation::ShareError;
+use crate::federation::etcd::EtcdError;
 use crate::store::StoreError;
 
 /// Why a workflow was not registered or removed.
@@ -27,6 +29,21 @@ pub enum RegisterError {
     /// It could not be stored.
     #[error("the store failed")]
     Store(#[from] StoreError),
+    /// The fleet could not be told.
+    #[error("the workflow was not changed")]
+    Share(#[source] ShareError),
+}
+
+impl From<ShareError> for RegisterError {
+    fn from(error: ShareError) -> Self {
+        Self::Share(error)
+    }
+}
+
+impl From<EtcdError> for RegisterError {
+    fn from(error: EtcdError) -> Self {
+        Self::Share(ShareError::Etcd(error))
+    }
 }
 
 /// The first problem of a definition that counts.

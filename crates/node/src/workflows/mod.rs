@@ -10,10 +10,14 @@ pub mod error;
 pub mod executions;
 mod fault;
 mod files;
+pub mod invoke;
 mod journal;
 mod live;
 mod nested;
+pub mod original;
+pub mod plain;
 mod run;
+pub mod signature;
 mod summary;
 mod task;
 mod wake;
@@ -35,6 +39,7 @@ pub use self::run::Finished;
 use self::run::{End, Input, Run};
 pub use self::summary::Status;
 use self::summary::Summary;
+use crate::config::Workflow as WorkflowConfig;
 use crate::detached::Detached;
 use crate::node::Node;
 use crate::store::Store;
@@ -73,17 +78,17 @@ pub struct Workflows {
 
 impl Workflows {
     /// With what the store holds: all that has not ended is asleep until [`run`] begins.
-    pub(crate) fn open(store: &Store, concurrency: usize) -> anyhow::Result<Self> {
+    pub(crate) fn open(store: &Store, config: &WorkflowConfig) -> anyhow::Result<Self> {
         let live = Live::default();
         store.visit_unfinished(|id, wake| live.put_to_sleep(id, wake))?;
         Ok(Self {
-            catalog: Catalog::load(store)?,
+            catalog: Catalog::load(store, config)?,
             live,
             registering: tokio::sync::Mutex::new(()),
             naming: std::iter::repeat_with(Default::default)
                 .take(NAME_LOCKS)
                 .collect(),
-            permits: Semaphore::new(concurrency),
+            permits: Semaphore::new(config.concurrency),
             reads: Semaphore::new(READS_MAX),
             running: TaskTracker::new(),
             random: std::fs::File::open("/dev/urandom").context("opening /dev/urandom")?,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use serverledge_api::InvokeReply;
+use serverledge_api::{InvokeReply, Signature};
 use serverledge_asl::resource::{Resource, function_name};
 use serverledge_asl::{Invocation as Task, Purpose, TaskId};
 use serverledge_sandbox::{CreateError, FunctionError};
@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::definition::OnCrash;
 use super::journal::{Entry, Journal};
+use super::signature::{self, Misfit};
 use super::{Context, files, nested};
 use crate::async_calls::run_call;
 use crate::catalog::Function;
@@ -63,6 +64,11 @@ impl TaskError {
         Self::new("Lambda.ServiceException", cause)
     }
 
+    /// Data don't fit a function's signature.
+    fn misfit(misfit: &Misfit) -> Self {
+        Self::new("Serverledge.SignatureMismatch", misfit.to_string())
+    }
+
     /// The task asks for what can't be.
     pub(crate) fn runtime(cause: impl Into<String>) -> Self {
         Self::new("States.Runtime", cause)
@@ -104,6 +110,31 @@ impl TaskError {
             cause["stackTrace"] = failure.stack.lines().collect();
         }
         Self::new(name, cause.to_string())
+    }
+}
+
+/// A function whose signature says what it is called with and what goes on of its result.
+struct Signed<'a> {
+    signature: &'a Signature,
+    params: &'a Value,
+}
+
+impl<'a> Signed<'a> {
+    /// If the task's state leaves that to the signature, and its data are an object.
+    fn of(task: &'a Task, function: &'a Function) -> Option<Self> {
+        let params = task.plain.as_deref()?;
+        let signature = signature::of(&function.record.signature)?;
+        task.arguments
+            .is_object()
+            .then_some(Self { signature, params })
+    }
+
+    fn inputs(&self, data: &Value) -> Result<Value, Misfit> {
+        signature::inputs(self.signature, data, self.params)
+    }
+
+    fn outputs(&self, result: &str) -> Result<Value, Misfit> {
+        signature::outputs(self.signature, result)
     }
 }
 
@@ -172,6 +203,12 @@ impl Attempt {
         // It is never closed.
         let _permit = permits.acquire().await;
         let mut was_sent = false;
+        let signature = Signed::of(task, &function);
+        let params = match signature.as_ref().map(|it| it.inputs(&params)) {
+            Some(Err(misfit)) => return Done::failed(TaskError::misfit(&misfit)),
+            Some(Ok(inputs)) => inputs,
+            None => params,
+        };
         let invocation = Invocation {
             request_id: self.request_id(task.task),
             params: params.to_string().into_bytes().into(),
@@ -196,6 +233,12 @@ impl Attempt {
             }
             Err(error) => return Done::failed(TaskError::of(&error)),
         };
+        if let Some(signature) = signature {
+            return match signature.outputs(&reply.result) {
+                Ok(outputs) => Done::Ended(Ok((outputs, Some(Box::new(reply))))),
+                Err(misfit) => Done::failed(TaskError::misfit(&misfit)),
+            };
+        }
         // What is no JSON is a text.
         let result = serde_json::from_str(&reply.result);
         let result = result.unwrap_or_else(|_| reply.result.as_str().into());

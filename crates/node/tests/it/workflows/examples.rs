@@ -10,7 +10,11 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
+
+use crate::support::{Node, eventually, javascript, node, python};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/workflows");
 
@@ -123,6 +127,106 @@ fn examples_do_in_rehearsal_what_they_say() {
         for (case, line) in cases.iter().zip(said.lines()) {
             let end: Value = serde_json::from_str(line).expect("a report");
             check(&example, case, &end);
+        }
+    }
+}
+
+/// The functions of an example, as they are created.
+fn functions(example: &Example) -> Vec<Value> {
+    let signatures = example.path.join("signatures.json");
+    let signatures: Value = match signatures.exists() {
+        true => serde_json::from_str(&read(&signatures)).expect("signatures"),
+        false => Value::Null,
+    };
+    let mut bodies = Vec::new();
+    for (name, path) in example.files(".py") {
+        let file = format!("{name}.py");
+        let function = python(&name, "").handler(&format!("{name}.handler"));
+        bodies.push((name, function.file(&file, &read(&path)).body()));
+    }
+    for (name, path) in example.files(".js") {
+        let file = format!("{name}.js");
+        let function = javascript(&name, "").handler(&file);
+        bodies.push((name, function.file(&file, &read(&path)).body()));
+    }
+    assert!(!bodies.is_empty(), "{} has no functions", example.name);
+    let signed = bodies.into_iter().map(|(name, mut body)| {
+        if let Some(signature) = signatures.get(&name) {
+            body["Signature"] = signature.clone();
+        }
+        body
+    });
+    signed.collect()
+}
+
+pub(super) fn create_workflow(node: &Node, name: &str, definition: &str) {
+    let source = BASE64.encode(definition);
+    let body = json!({ "Name": name, "ASLSrc": source });
+    node.post("/workflow/create", &body).expect(200);
+}
+
+/// Answers the task of an execution that waits for somebody, with the token that its function was
+/// given: it is in the history.
+fn answer(node: &Node, id: &str, answer: &Value) {
+    let history = format!("/v1/executions/{id}/history");
+    let token = eventually("a task that waits", || {
+        let events = node.get(&history).expect(200).json();
+        let events = events["Events"].as_array()?.clone();
+        let token = events
+            .iter()
+            .find_map(|event| event["Input"].pointer("/Payload/token").cloned())?;
+        token.as_str().map(str::to_owned)
+    });
+    let (path, body) = match answer.get("success") {
+        Some(output) => ("success", json!({ "Output": output })),
+        None => {
+            let failure = &answer["failure"];
+            let body = json!({"Error": failure["error"], "Cause": failure["cause"]});
+            ("failure", body)
+        }
+    };
+    // Until its function has ended, too.
+    eventually("the answer to be taken", || {
+        let reply = node.post(&format!("/v1/tasks/{token}/{path}"), &body);
+        (reply.status == 200).then_some(())
+    });
+}
+
+#[test]
+fn examples_do_on_a_node_what_they_say() {
+    let node = node().memory(4096).start();
+    for example in examples() {
+        for body in functions(&example) {
+            node.post("/create", &body).expect(200);
+        }
+        for (name, definition) in example.others() {
+            create_workflow(&node, &name, &definition);
+        }
+        create_workflow(
+            &node,
+            &example.name,
+            &read(&example.path.join("definition.asl.json")),
+        );
+        for case in example.cases() {
+            if case["only"] == "rehearsal" {
+                continue;
+            }
+            let body = json!({"Workflow": example.name, "Input": case["input"]});
+            let started = node.post("/v1/executions", &body).expect(200).json();
+            let id = started["Id"].as_str().expect("an id").to_owned();
+            if let Some(with) = case.get("answer") {
+                answer(&node, &id, with);
+            }
+            let ended = eventually("the execution's end", || {
+                let path = format!("/v1/executions/{id}?wait=20");
+                let execution = node.get(&path).expect(200).json();
+                (execution["Status"] != "RUNNING").then_some(execution)
+            });
+            let end = json!({
+                "status": ended["Status"], "output": ended["Output"],
+                "error": ended["Error"], "cause": ended["Cause"],
+            });
+            check(&example, &case, &end);
         }
     }
 }

@@ -1,9 +1,13 @@
-//! Workflows on a node: executions as resources, and what becomes of them when the node dies.
+//! Workflows on a node: as clients of the original and of ours meet them, executions as resources,
+//! and what becomes of them when the node dies.
 
+mod client;
 mod durable;
 mod examples;
 mod executions;
 mod files;
+mod fleet;
+mod routes;
 
 use serde_json::{Value, json};
 
