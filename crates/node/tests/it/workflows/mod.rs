@@ -9,10 +9,12 @@ mod files;
 mod fleet;
 mod routes;
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
 use crate::support::http::Response;
-use crate::support::{Node, PATIENCE, eventually};
+use crate::support::{Node, PATIENCE};
 
 /// Registers a workflow.
 #[track_caller]
@@ -54,14 +56,19 @@ fn execution(node: &Node, id: &str) -> Value {
     node.get(&path).expect(200).json()
 }
 
-/// Waits for an execution's end.
+/// Waits for an execution's end: for longer than for other things, as it may be of many steps, each
+/// of which is written to a busy disk.
 #[track_caller]
 fn ended(node: &Node, id: &str) -> Value {
     let path = format!("/v1/executions/{id}?wait=20");
-    eventually(&format!("the end of {id} within {PATIENCE:?}"), || {
+    let deadline = Instant::now() + 5 * PATIENCE;
+    loop {
         let reply = node.get(&path).expect(200).json();
-        (reply["Status"] != "RUNNING").then_some(reply)
-    })
+        if reply["Status"] != "RUNNING" {
+            return reply;
+        }
+        assert!(Instant::now() < deadline, "no end in time: {reply}");
+    }
 }
 
 /// Types and states of an execution's history.
