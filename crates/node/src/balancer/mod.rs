@@ -77,7 +77,7 @@ pub struct Balancer {
 impl Balancer {
     /// Connects to nothing yet.
     pub fn build(config: Config) -> anyhow::Result<Self> {
-        let seat = Seat::new(&config);
+        let seat = Seat::new(&config).context("preparing to ask etcd")?;
         if seat.is_none() && config.balancer.targets.is_empty() {
             bail!(
                 "there is nobody to send requests to: set etcd.address, or lb.targets to the \

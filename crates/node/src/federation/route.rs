@@ -57,13 +57,10 @@ pub(crate) async fn route(
     invocation: Invocation,
     (can_offload, along): (bool, Along),
 ) -> Result<Routed, Unrouted> {
-    let own = node.identity.architecture;
-    let architectures = &function.record.architectures;
-    let fits = architectures.is_empty() || architectures.iter().any(|it| it == own);
     let mut situation = Situation {
         can_offload,
         fallback_local: node.config.scheduler.fallback_local,
-        local: if fits { Local::Untried } else { Local::Unfit },
+        local: untried(node, function),
         edge: Remote::Open,
         cloud: Remote::Open,
         odds: node.qos.arrived(function, &invocation, &along),
@@ -118,6 +115,15 @@ pub(crate) async fn route(
                 return Err(Unrouted { error, trail });
             }
         }
+    }
+}
+
+fn untried(node: &Node, function: &Function) -> Local {
+    let own = node.identity.architecture;
+    let architectures = &function.record.architectures;
+    match architectures.is_empty() || architectures.iter().any(|it| it == own) {
+        true => Local::Untried,
+        false => Local::Unfit,
     }
 }
 

@@ -15,6 +15,7 @@ use tracing::debug;
 
 use super::etcd::{Entry, Etcd, Event, Values};
 use super::follow::{Change, follow};
+use super::tls::TlsError;
 use super::{CHANGES_MAX, Member, Members, functions, member, outbound_address, registration};
 use crate::config::Config;
 
@@ -47,13 +48,15 @@ pub(crate) struct Entered {
 
 impl Seat {
     /// `None` without `etcd.address`.
-    pub(crate) fn new(config: &Config) -> Option<Self> {
-        let endpoints = config.etcd.endpoints.clone();
-        (!endpoints.is_empty()).then(|| Self {
-            etcd: Arc::new(Etcd::new(endpoints)),
+    pub(crate) fn new(config: &Config) -> Result<Option<Self>, TlsError> {
+        if config.etcd.endpoints.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            etcd: Arc::new(Etcd::new(&config.etcd)?),
             refresh: config.balancer.refresh_interval,
             tasks: JoinSet::new(),
-        })
+        }))
     }
 
     /// Who is there, from now on.

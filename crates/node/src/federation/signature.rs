@@ -82,7 +82,7 @@ mod tests {
 
     fn signed() -> (Secret, Request<()>) {
         let secret = Secret::new("the secret of one fleet");
-        let request = Request::post("http://a:1/invoke/f")
+        let request = Request::post("http://127.0.0.1:1/invoke/f")
             .header(HOPS, "1")
             .header(REQUEST_ID, "f-1");
         let mut request = request.body(()).unwrap();

@@ -196,15 +196,7 @@ impl ApiError {
                 "invalid code",
                 "TarFunctionCode is the base64 of a tar, tar.gz or zip",
             ),
-            Self::Fetch(error) => {
-                let (status, title) = match error.blame() {
-                    Blame::Caller => (400, "invalid code"),
-                    Blame::Server => (502, "code not available"),
-                    Blame::Slowness => (504, "code not available in time"),
-                    Blame::Node => (503, "code not fetched"),
-                };
-                (status, title, error.hint())
-            }
+            Self::Fetch(error) => fetch_status(error),
             Self::Share(ShareError::TooLarge) => (
                 413,
                 "too large to share",
@@ -219,20 +211,7 @@ impl ApiError {
                 "functions can be called, but not changed until it is back; see etcd.address",
             ),
             Self::Registry(_) => (503, "etcd is away", "try again later; see etcd.address"),
-            Self::Image { error, .. } => {
-                let (status, title) = match error {
-                    ImageError::Registry { transient, .. } if *transient => {
-                        (502, "image not available")
-                    }
-                    ImageError::Io { .. } => (503, "image not stored"),
-                    _ => (400, "invalid image"),
-                };
-                (
-                    status,
-                    title,
-                    "put it on the node with `serverledge image pull` or `serverledge image load`",
-                )
-            }
+            Self::Image { error, .. } => image_status(error),
             Self::Accept(AcceptError::TooMany(_)) => (429, "too many calls", "try again later"),
             Self::UnknownWorkflow(_) => (404, "unknown workflow", ""),
             Self::Register(error) => register_status(error),
@@ -262,6 +241,26 @@ impl ApiError {
 type Said = (u16, &'static str, &'static str);
 
 const DISK: &str = "the node's log says more; check its disk";
+
+fn fetch_status(error: &FetchError) -> (u16, &'static str, &str) {
+    let (status, title) = match error.blame() {
+        Blame::Caller => (400, "invalid code"),
+        Blame::Server => (502, "code not available"),
+        Blame::Slowness => (504, "code not available in time"),
+        Blame::Node => (503, "code not fetched"),
+    };
+    (status, title, error.hint())
+}
+
+fn image_status(error: &ImageError) -> Said {
+    let (status, title) = match error {
+        ImageError::Registry { transient, .. } if *transient => (502, "image not available"),
+        ImageError::Io { .. } => (503, "image not stored"),
+        _ => (400, "invalid image"),
+    };
+    let hint = "put it on the node with `serverledge image pull` or `serverledge image load`";
+    (status, title, hint)
+}
 
 fn register_status(error: &RegisterError) -> Said {
     match error {

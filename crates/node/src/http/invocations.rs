@@ -41,11 +41,8 @@ pub(super) async fn invoke(
     };
     let body = body.read().await?;
     let request: InvokeRequest = serverledge_api::decode(&body)?;
-    let params = request
-        .params
-        .as_ref()
-        .map_or("null", |params| params.get())
-        .as_bytes();
+    let params = request.params.as_ref();
+    let params = params.map_or("null", |params| params.get()).as_bytes();
     let has_hopped = has_hopped(node, raw_name, headers, &body);
     let given_id = given_id(headers).filter(|_| has_hopped);
     let request_id = given_id.unwrap_or_else(|| node.request_id(&function.record.name));

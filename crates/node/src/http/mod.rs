@@ -108,6 +108,10 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
         max: api.body_max,
         room: node.room.clone(),
     };
+    let large = |body| Body {
+        max: api.create_body_max,
+        ..body
+    };
     if let Some(name) = path
         .strip_prefix("/invoke/")
         .filter(|name| !name.is_empty())
@@ -126,20 +130,12 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
     match path {
         "/create" | "/update" => {
             allow(&head.method, Method::POST)?;
-            let body = Body {
-                max: api.create_body_max,
-                ..body
-            };
-            functions::register(&node, body, path == "/update").await
+            functions::register(&node, large(body), path == "/update").await
         }
         "/delete" => {
             allow(&head.method, Method::POST)?;
             // The original's client sends the whole function object.
-            let body = Body {
-                max: api.create_body_max,
-                ..body
-            };
-            functions::delete(&node, body).await
+            functions::delete(&node, large(body)).await
         }
         "/function" => {
             allow(&head.method, Method::GET)?;
