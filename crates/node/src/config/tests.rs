@@ -480,7 +480,7 @@ fn endpoints_of_etcd_are_hosts_with_ports() {
         "a:0",
         ":1",
         "ftp://localhost:1",
-        "https://a://localhost:1",
+        "https://localhost",
         "user@a:1",
         "a:1/path",
         "a:x",

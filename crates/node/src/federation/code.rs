@@ -5,7 +5,7 @@
 //! more. What comes is believed by its digest alone. With a secret, only nodes get code.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,8 +25,9 @@ pub(crate) const PATH: &str = "/v1/code/";
 /// Nodes that are asked for the same code, at most.
 const HOLDERS_MAX: usize = 8;
 
-/// How long one of them may take.
+/// How long one of them may take, and all together with waiting for a turn.
 const HOLDER_TIME_MAX: Duration = Duration::from_secs(60);
+const PULL_TIME_MAX: Duration = Duration::from_secs(180);
 
 /// Codes that are pulled at once, and that are handed out at once: each is in memory.
 const PULLS_MAX: usize = 2;
@@ -38,6 +39,20 @@ pub(crate) struct Transfers {
     pulled: Semaphore,
     /// For [`Transfers::hand_out`].
     handed: Semaphore,
+    /// Functions whose code is being pulled because etcd has told of them.
+    claimed: Mutex<BTreeSet<(String, u64)>>,
+}
+
+/// Keeps others from doing the same for a function.
+pub(super) struct Claim<'a> {
+    transfers: &'a Transfers,
+    revision: (String, u64),
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.transfers.claimed().remove(&self.revision);
+    }
 }
 
 impl Transfers {
@@ -45,7 +60,23 @@ impl Transfers {
         Self {
             pulled: Semaphore::new(PULLS_MAX),
             handed: Semaphore::new(HANDED_MAX),
+            claimed: Mutex::default(),
         }
+    }
+
+    /// `None` if the code of this revision of a function is being pulled already: what can't be had
+    /// would otherwise be asked for by more and more.
+    pub(super) fn claim(&self, name: &str, revision: u64) -> Option<Claim<'_>> {
+        let revision = (name.to_owned(), revision);
+        let is_first = self.claimed().insert(revision.clone());
+        is_first.then(|| Claim {
+            transfers: self,
+            revision,
+        })
+    }
+
+    fn claimed(&self) -> MutexGuard<'_, BTreeSet<(String, u64)>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for its turn to hand code out.
@@ -56,7 +87,7 @@ impl Transfers {
 
 /// Why code could not be had from any node.
 #[derive(Debug, thiserror::Error)]
-#[error("of {asked} nodes that may have the code {digest}, none gave it: {last}")]
+#[error("none of the nodes that may have the code {digest} gave it (asked: {asked}): {last}")]
 pub struct PullError {
     digest: Digest,
     asked: usize,
@@ -66,6 +97,22 @@ pub struct PullError {
 impl Federation {
     /// Code that `holder` should have, if this node hasn't by now. Checked against its digest.
     pub(crate) async fn pull(
+        &self,
+        node: &Node,
+        digest: &Digest,
+        holder: &str,
+    ) -> Result<Option<Bytes>, PullError> {
+        let pulled = timeout(PULL_TIME_MAX, self.pull_from_any(node, digest, holder)).await;
+        pulled.unwrap_or_else(|_| {
+            Err(PullError {
+                digest: digest.clone(),
+                asked: 0,
+                last: format!("it took more than {PULL_TIME_MAX:?}"),
+            })
+        })
+    }
+
+    async fn pull_from_any(
         &self,
         node: &Node,
         digest: &Digest,

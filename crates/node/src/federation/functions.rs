@@ -215,7 +215,12 @@ async fn take(node: &Arc<Node>, entry: Entry, left_out: &mut BTreeMap<String, u6
         // Getting the code may take long, and others shall not wait for it. Should it fail, it is
         // tried again when the function is called, or when everything is read again.
         let node = Arc::clone(node);
-        tokio::spawn(async move { adopt(&node, spec, revision).await });
+        tokio::spawn(async move {
+            let transfers = node.federation.as_ref().map(|it| &it.transfers);
+            if let Some(_claim) = transfers.and_then(|it| it.claim(&spec.name, revision)) {
+                adopt(&node, spec, revision).await;
+            }
+        });
         return;
     }
     let taken = adopt(node, spec, revision).await;
