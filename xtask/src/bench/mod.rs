@@ -4,6 +4,7 @@
 //! median over rounds in which floor and node alternate.
 
 mod client;
+mod decision;
 mod docker;
 mod lb;
 mod load;
@@ -32,12 +33,13 @@ enum Benchmark {
     Burst,
     RoundRobin,
     Density,
+    Decision,
     Idle,
     Workflow,
     Balancer,
 }
 
-const BENCHMARKS: [(&str, Benchmark); 12] = [
+const BENCHMARKS: [(&str, Benchmark); 13] = [
     ("warm-python", Benchmark::Warm(Language::Python)),
     ("warm-node", Benchmark::Warm(Language::Node)),
     ("wasm", Benchmark::Wasm),
@@ -47,6 +49,7 @@ const BENCHMARKS: [(&str, Benchmark); 12] = [
     ("burst", Benchmark::Burst),
     ("round-robin", Benchmark::RoundRobin),
     ("density", Benchmark::Density),
+    ("decision", Benchmark::Decision),
     ("idle", Benchmark::Idle),
     ("workflow", Benchmark::Workflow),
     ("lb", Benchmark::Balancer),
@@ -121,6 +124,7 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
             Benchmark::Burst => measure::burst(&plan, &mut report)?,
             Benchmark::RoundRobin => measure::round_robin(&plan, &mut report)?,
             Benchmark::Density => measure::density(&plan, &mut report)?,
+            Benchmark::Decision => decision::measure(&mut report)?,
             Benchmark::Idle => measure::idle(&mut report)?,
             Benchmark::Workflow => workflow::all(&plan, &mut report)?,
             Benchmark::Balancer => lb::calls(&plan, &mut report)?,
