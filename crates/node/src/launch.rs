@@ -54,6 +54,11 @@ impl Launcher {
         })
     }
 
+    /// Whether sandboxes of this kind can be made ahead.
+    pub(crate) fn makes_ahead(&self, kind: &Kind) -> bool {
+        self.backend.makes_ahead(kind)
+    }
+
     /// Starts a sandbox without a function; `None` if that can't be had.
     pub(crate) async fn prestart(&self, id: SandboxId, kind: &Kind) -> Option<Box<dyn Prestarted>> {
         let started = self

@@ -391,7 +391,8 @@ impl Pool {
 
     /// Functions of this one's kind will be started: has sandboxes made ready for them.
     pub(crate) fn expect(self: &Arc<Self>, function: &Function) {
-        let Some(kind) = Launcher::kind(function) else {
+        let kind = Launcher::kind(function).filter(|kind| self.launcher.makes_ahead(kind));
+        let Some(kind) = kind else {
             return;
         };
         if self.lock().prestarts.expect(&kind) {

@@ -13,8 +13,9 @@ use crate::wire::{Connection, Invoke, Listener, Load, Outcome, WireError, kind};
 use crate::{BoxFuture, CallError, CreateError, ExitCause, Sandbox, lock};
 
 /// How long after a lost connection the end of the process is waited for. The kernel closes the
-/// connections of a dying process before its parent hears of it.
-const END_AFTER_CLOSE: Duration = Duration::from_secs(1);
+/// connections of a dying process before its parent hears of it, and an engine that is busy tells of
+/// it seconds later.
+const END_AFTER_CLOSE: Duration = Duration::from_secs(5);
 
 /// Loads the function into a sandbox whose shim is starting, and makes it ready for calls.
 ///

@@ -99,6 +99,11 @@ pub trait Backend: Send + Sync + 'static {
     /// returns. On an error, and when the future is dropped early, whatever was started is removed.
     fn create(&self, spec: SandboxSpec) -> BoxFuture<'_, Result<Arc<dyn Sandbox>, CreateError>>;
 
+    /// Whether sandboxes of this kind can be made ahead of their function at all.
+    fn makes_ahead(&self, _kind: &Kind) -> bool {
+        true
+    }
+
     /// Starts a sandbox of this kind without a function, as far as it goes. `id` is unique like
     /// [`SandboxSpec::id`], and the same for both. `None` where there is no such thing.
     fn prestart(

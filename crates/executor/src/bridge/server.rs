@@ -19,8 +19,8 @@ const PORT: u16 = 8080;
 const PAUSE_FIRST: Duration = Duration::from_millis(1);
 const PAUSE_LAST: Duration = Duration::from_millis(50);
 /// How long after a broken connection the end of the program is waited for: the kernel closes the
-/// connections of a dying process before its parent hears of it.
-const END_AFTER_CLOSE: Duration = Duration::from_millis(500);
+/// connections of a dying process before its parent hears of it, which on a busy machine is later.
+const END_AFTER_CLOSE: Duration = Duration::from_secs(2);
 /// How long a connection may have been idle to be used again. Servers close idle ones, the hastiest
 /// known after two seconds, and a call that meets the closing can't be sent twice.
 const IDLE_MAX: Duration = Duration::from_secs(1);

@@ -17,6 +17,8 @@ pub(crate) fn on_docker() -> Builder {
         .set("sandbox.backend", "docker")
         .set("sandbox.docker.socket", socket().display())
         .set("sandbox.prestart", 0)
+        // An engine on a busy machine takes its time.
+        .set("sandbox.start_timeout", 80)
         .set("runtime.python314.image", image())
 }
 

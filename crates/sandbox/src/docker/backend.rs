@@ -145,8 +145,7 @@ impl DockerBackend {
         id: u64,
         timeout: Duration,
     ) -> Result<Option<Box<dyn Prestarted>>, CreateError> {
-        // A program may be in its image, at the very place where code would be put.
-        if kind.shim == Shim::Bridge {
+        if !self.makes_ahead(&kind) {
             return Ok(None);
         }
         let birth = Birth {
@@ -426,6 +425,11 @@ impl Backend for DockerBackend {
 
     fn create(&self, spec: SandboxSpec) -> BoxFuture<'_, Result<Arc<dyn Sandbox>, CreateError>> {
         Box::pin(self.make(spec))
+    }
+
+    fn makes_ahead(&self, kind: &Kind) -> bool {
+        // A program may be in its image, at the very place where code would be put.
+        kind.shim != Shim::Bridge
     }
 
     fn prestart(

@@ -18,8 +18,9 @@ use crate::{CreateError, Exit};
 const REMOVE_FOR: Duration = Duration::from_secs(40);
 /// Pause before the engine is asked once more.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long the last output is waited for: the engine sends it on its own time.
-const LAST_OUTPUT: Duration = Duration::from_millis(200);
+/// How long the last output is waited for after a container is gone: the engine sends it, and its
+/// end, on its own time.
+const LAST_OUTPUT: Duration = Duration::from_secs(2);
 /// What a shell says of a process that a signal has ended is this and the signal; the engine too.
 const SIGNALLED: i64 = 128;
 const SIGNAL_MAX: i64 = 64;

@@ -1,6 +1,7 @@
 //! A backend on the engine that the tests use.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serverledge_sandbox::docker::{DockerBackend, DockerConfig, Engine};
 use serverledge_sandbox::{SandboxSpec, Shim};
@@ -38,6 +39,8 @@ impl Containers {
         SandboxSpec {
             image: Some(image().to_owned()),
             interpreter: "python3".into(),
+            // An engine on a busy machine takes its time.
+            timeout_start: Duration::from_secs(60),
             ..self.0.spec(Shim::Python, source)
         }
     }
