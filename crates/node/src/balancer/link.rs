@@ -215,19 +215,16 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle for long, and what the target has closed.
+    /// Closes what has been idle for long.
     pub(super) fn sweep(&self) {
-        let mut idle = std::mem::take(&mut *self.lock());
-        idle.retain_mut(|link| {
-            link.drive(&mut Context::from_waker(Waker::noop()));
-            let is_young = link.idle_since.elapsed() < IDLE_TIME_MAX;
-            is_young && link.is_ready() && link.is_quiet()
-        });
-        let mut now = self.lock();
-        // The older ones stay below.
-        idle.append(&mut now);
-        idle.truncate(IDLE_MAX);
-        *now = idle;
+        let mut idle = self.lock();
+        // The last used is the last: those at the front have been idle for longest.
+        let is_old = |link: &&Link| link.idle_since.elapsed() >= IDLE_TIME_MAX;
+        let count = idle.iter().take_while(is_old).count();
+        let old: Vec<Link> = idle.drain(..count).collect();
+        // Closing takes longer than looking.
+        drop(idle);
+        drop(old);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Link>> {

@@ -222,7 +222,7 @@ async fn search(
         let request = Request::from_parts(head.clone(), RequestBody::empty());
         let place = admitted.take().map_or_else(|| Admitted::new(shared), Ok)?;
         let answer = match send(shared, request, kind, &mut tried, place).await {
-            Err(Refusal::NoTarget(_)) if unknown.is_some() => None,
+            Err(Refusal::NoTarget(_) | Refusal::Overloaded(_)) if unknown.is_some() => None,
             answer => Some(answer?),
         };
         match (answer, unknown) {
