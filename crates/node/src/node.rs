@@ -136,7 +136,7 @@ impl Node {
             .map_or_else(|| node_key(path), Ok)?;
         let api = &config.api;
         let bodies_max = api.bodies_max.max(api.body_max).max(api.create_body_max);
-        let workflows = Workflows::open(&store, &config.workflow)?;
+        let workflows = Workflows::open(&store, &config)?;
         let node = Self {
             room: Room::new(bodies_max),
             identity: Identity::new(config.registry.area.clone(), key),

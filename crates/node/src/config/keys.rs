@@ -97,6 +97,8 @@ pub(super) enum Set {
     /// Seconds; a negative number is none.
     ClassDeadline(f64),
     ClassValue(RangeInclusive<f64>, fn(&mut Class, f64)),
+    /// Of the area that stands for `<name>`.
+    RegionCost,
 }
 
 const LANGUAGES: &[&str] = &["python", "nodejs", "java"];
@@ -151,6 +153,10 @@ impl Set {
             Self::RuntimeLanguage => {
                 let language = value.as_text().and_then(|text| language(&text));
                 language.map(|language| runtime(config, name).language = Some(language))
+            }
+            Self::RegionCost => {
+                let cost = value.as_number().filter(|cost| *cost >= 0.0);
+                cost.map(|cost| config.placement.costs.set(name, cost))
             }
             Self::RuntimeImage => {
                 let image = value.as_text().filter(|it| check_image(it).is_none());
@@ -208,6 +214,7 @@ impl Set {
             Self::ClassDeadline(most) => {
                 format!("seconds, as a number or like 500ms, up to {most}; -1: none")
             }
+            Self::RegionCost => "a number from 0".into(),
             Self::RuntimeLanguage => format!("one of {}", LANGUAGES.join(", ")),
         }
     }

@@ -9,6 +9,7 @@ mod balancer;
 mod error;
 mod file;
 mod keys;
+mod placement;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use self::balancer::Balancer;
 pub use self::error::{ConfigError, Problem, Warning};
 use self::keys::{Effect, Found};
 pub use self::keys::{KeyDoc, describe};
+pub use self::placement::Placement;
 pub use self::sections::{
     Api, Async, Code, CodeUrl, Config, Container, Etcd, Federation, Function, Hidden, Image,
     Isolation, Janitor, LogFormat, Network, Qos, Registry, RuntimeConfig, Sandbox, SandboxBackend,

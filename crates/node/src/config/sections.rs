@@ -10,6 +10,7 @@ use serverledge_sandbox::NetworkConfig;
 use serverledge_sandbox::image::{ImageConfig, ImageLimits};
 use serverledge_sandbox::wasm::CompileLimits;
 
+use super::Placement;
 use crate::code::CodeLimits;
 use crate::fetch::FetchLimits;
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub image: Image,
     /// Asynchronous calls: `async.*`.
     pub async_calls: Async,
+    /// Where tasks of workflows run: `workflow.offloading.*`.
+    pub placement: Placement,
     /// Workflows: `workflow.*`.
     pub workflow: Workflow,
     /// Stopping: `shutdown.*`.

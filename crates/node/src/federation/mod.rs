@@ -14,6 +14,7 @@ mod functions;
 mod member;
 pub(crate) mod offload;
 mod peers;
+mod places;
 mod question;
 mod registration;
 mod results;

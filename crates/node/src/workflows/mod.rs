@@ -10,6 +10,7 @@ pub mod error;
 pub mod executions;
 mod fault;
 mod files;
+pub(crate) mod handover;
 pub mod invoke;
 mod journal;
 mod live;
@@ -33,13 +34,15 @@ use tokio_util::task::TaskTracker;
 
 use self::definition::{Catalog, Kind, OnCrash, Workflow};
 use self::error::StartError;
+use self::handover::functions::Placing;
+use self::handover::places::Places;
 use self::journal::{Entry, Journal};
 use self::live::Live;
 pub use self::run::Finished;
 use self::run::{End, Input, Run};
 pub use self::summary::Status;
 use self::summary::Summary;
-use crate::config::Workflow as WorkflowConfig;
+use crate::config::Config;
 use crate::detached::Detached;
 use crate::node::Node;
 use crate::store::Store;
@@ -72,25 +75,28 @@ pub struct Workflows {
     pub(crate) reads: Semaphore,
     /// Executions in memory.
     pub(crate) running: TaskTracker,
+    /// Where tasks run.
+    pub(crate) places: Places,
     /// Where chance comes from.
     random: std::fs::File,
 }
 
 impl Workflows {
     /// With what the store holds: all that has not ended is asleep until [`run`] begins.
-    pub(crate) fn open(store: &Store, config: &WorkflowConfig) -> anyhow::Result<Self> {
+    pub(crate) fn open(store: &Store, config: &Config) -> anyhow::Result<Self> {
         let live = Live::default();
         store.visit_unfinished(|id, wake| live.put_to_sleep(id, wake))?;
         Ok(Self {
-            catalog: Catalog::load(store, config)?,
+            catalog: Catalog::load(store, &config.workflow)?,
             live,
             registering: tokio::sync::Mutex::new(()),
             naming: std::iter::repeat_with(Default::default)
                 .take(NAME_LOCKS)
                 .collect(),
-            permits: Semaphore::new(config.concurrency),
+            permits: Semaphore::new(config.workflow.concurrency),
             reads: Semaphore::new(READS_MAX),
             running: TaskTracker::new(),
+            places: Places::new(&config.placement),
             random: std::fs::File::open("/dev/urandom").context("opening /dev/urandom")?,
         })
     }
@@ -154,6 +160,10 @@ pub(crate) struct Context {
     pub(crate) reports: bool,
     pub(crate) can_offload: bool,
     pub(crate) depth: u32,
+    /// Its workflow's name.
+    pub(crate) workflow: String,
+    /// Where its functions go; `None`: nobody is asked.
+    pub(crate) placing: Option<Placing>,
 }
 
 /// An execution that was started, now or before.
@@ -355,6 +365,8 @@ fn prepare(
         reports: options.reports,
         can_offload: options.can_offload,
         depth: options.depth,
+        workflow: workflow.record.name.clone(),
+        placing: node.workflows.places.placing(options.can_offload),
     };
     let run = Run::new(
         Arc::clone(node),

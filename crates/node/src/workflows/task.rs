@@ -9,9 +9,10 @@ use serverledge_api::{InvokeReply, Signature};
 use serverledge_asl::resource::{Resource, function_name};
 use serverledge_asl::{Invocation as Task, Purpose, TaskId};
 use serverledge_sandbox::{CreateError, FunctionError};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::definition::OnCrash;
+use super::handover::functions::Function as Wanted;
 use super::journal::{Entry, Journal};
 use super::signature::{self, Misfit};
 use super::{Context, files, nested};
@@ -223,8 +224,7 @@ impl Attempt {
                 was_sent = self.mark(journal, task.task).await;
             }
         };
-        let sending = (self.context.can_offload, Along::default());
-        let reply = match run_call(&self.node, &function, invocation, mark, sending).await {
+        let reply = match self.run_somewhere(task, &function, invocation, mark).await {
             Ok(reply) => reply,
             Err(InvokeError::ShuttingDown) if self.journal.is_some() => {
                 // What may run once, and was sent, is not to be run again.
@@ -247,6 +247,63 @@ impl Attempt {
             false => result,
         };
         Done::Ended(Ok((output, Some(Box::new(reply)))))
+    }
+
+    /// Runs a call where the policy for tasks wants it, or where the one for calls does. `mark` is
+    /// awaited before it begins.
+    async fn run_somewhere(
+        &self,
+        task: &Task,
+        function: &Arc<Function>,
+        invocation: Invocation,
+        mark: impl Future<Output = ()>,
+    ) -> Result<InvokeReply, InvokeError> {
+        let places = &self.node.workflows.places;
+        let name = &function.record.name;
+        let placed = match &self.context.placing {
+            Some(placing) => {
+                let wanted = Wanted {
+                    workflow: &self.context.workflow,
+                    state: &task.state,
+                    input_bytes: invocation.params.len(),
+                };
+                let placed = placing.place(&self.node, &wanted).await;
+                placed.map(|(key, member)| (placing, key, member))
+            }
+            None => None,
+        };
+        let fleet = self.node.federation.as_ref();
+        let mut mark = Some(mark);
+        if let (Some((placing, key, member)), Some(fleet)) = (placed, fleet) {
+            if let Some(mark) = mark.take() {
+                mark.await;
+            }
+            match fleet.send_to(&member, function, &invocation).await? {
+                Ok(reply) => {
+                    placing.ran(&task.state);
+                    places.ran(&self.node, name, &reply);
+                    return Ok(reply);
+                }
+                Err(reason) => {
+                    debug!(function = name, node = key, %reason, "not begun there: it runs here");
+                    placing.shun(&key);
+                }
+            }
+        }
+        let mark = async {
+            if let Some(mark) = mark {
+                mark.await;
+            }
+        };
+        let sending = (self.context.can_offload, Along::default());
+        let reply = run_call(&self.node, function, invocation, mark, sending).await?;
+        if let Some(placing) = &self.context.placing {
+            placing.ran(&task.state);
+        }
+        if places.is_on() {
+            places.ran(&self.node, name, &reply);
+        }
+        Ok(reply)
     }
 
     async fn function(&self, name: &str) -> Option<Arc<Function>> {

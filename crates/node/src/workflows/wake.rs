@@ -215,6 +215,8 @@ pub(crate) fn read(node: &Arc<Node>, id: Id) -> Result<Option<Run>, RunError> {
         reports: false,
         can_offload: summary.can_offload,
         depth: summary.depth,
+        placing: node.workflows.places.placing(summary.can_offload),
+        workflow: stored.workflow.clone(),
     };
     let journal = Journal::new(id, Arc::clone(&node.store), replayed.next);
     let journal = Some(Arc::new(journal));

@@ -7,6 +7,8 @@ mod examples;
 mod executions;
 mod files;
 mod fleet;
+mod peer;
+mod places;
 mod routes;
 
 use std::time::Instant;
