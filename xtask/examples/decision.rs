@@ -33,6 +33,7 @@ fn main() {
             local: Local::Unfit,
             edge: Remote::Open,
             cloud: Remote::Open,
+            odds: None,
         };
         let wanted = Wanted {
             architectures: &architectures,

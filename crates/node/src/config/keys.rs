@@ -167,8 +167,7 @@ impl Set {
                 number.map(|number| class(config, name).number = Some(number))
             }
             Self::ClassDeadline(most) => {
-                let deadline = deadline(value, *most);
-                deadline.map(|deadline| class(config, name).deadline = deadline)
+                deadline(value, *most).map(|it| class(config, name).deadline = it)
             }
             Self::ClassValue(range, set) => value
                 .as_number()
@@ -398,10 +397,22 @@ fn nearest(name: &str, separator: char) -> Option<String> {
     let distance = |key: &String| {
         // The right name in the wrong section is a near miss too.
         let moved = last(key) == last(name);
-        let distance = strsim::damerau_levenshtein(key, name);
+        let distance = strsim::damerau_levenshtein(&filled(key, name, separator), name);
         if moved { distance.min(3) } else { distance }
     };
     let keys = KEYS.iter().map(|key| spelled(key.name, separator));
     let (distance, key) = keys.map(|key| (distance(&key), key)).min()?;
     (distance <= 3.max(name.len() / 4)).then_some(key)
+}
+
+/// `key` with what `name` has where the key has `<name>`.
+fn filled(key: &str, name: &str, separator: char) -> String {
+    let given = name.split(separator).map(Some);
+    let given = given.chain(std::iter::repeat(None));
+    let parts = key.split(separator).zip(given);
+    let parts = parts.map(|(part, given)| match part {
+        "<name>" => given.unwrap_or(part),
+        part => part,
+    });
+    parts.collect::<Vec<_>>().join(&separator.to_string())
 }
