@@ -193,6 +193,13 @@ impl fmt::Display for QosClass {
 pub struct Params(Box<RawValue>);
 
 impl Params {
+    /// Of an object, or null; `None` for anything else.
+    pub fn from_value(value: &serde_json::Value) -> Option<Self> {
+        let text = value.to_string();
+        crate::decode::check_params(&text).ok()?;
+        RawValue::from_string(text).ok().map(Self)
+    }
+
     /// The text.
     pub fn get(&self) -> &str {
         self.0.get()

@@ -144,6 +144,9 @@ wire! {
     pub struct Plan {
         /// Their ids; `None` = all.
         "ToExecute" to_execute: Option<Vec<String>>,
+        /// For which epoch of the run it was made; not in the original.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "Epoch" epoch: Option<u64>,
     }
 }
 
@@ -336,6 +339,7 @@ mod tests {
             params: None,
             plan: Some(Plan {
                 to_execute: Some(vec!["A".into()]),
+                epoch: None,
             }),
             ..ResumeWorkflow::default()
         };

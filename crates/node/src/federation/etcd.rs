@@ -247,6 +247,37 @@ impl Etcd {
         Ok(done.succeeded.then_some(done.header.revision))
     }
 
+    /// Sets the key if it was last changed at `revision` (0: if it doesn't exist), until `lease` ends if
+    /// there is one; the cluster's revision since, `None` if it was changed otherwise.
+    pub(crate) async fn replace(
+        &self,
+        key: &str,
+        value: &[u8],
+        lease: Option<u64>,
+        revision: u64,
+    ) -> Result<Option<u64>, EtcdError> {
+        let mut put = put_request(key, value);
+        if let Some(lease) = lease {
+            put["lease"] = json!(lease.to_string());
+        }
+        let request = json!({
+            "compare": [unchanged_since(key, revision)],
+            "success": [{ "request_put": put }],
+        });
+        let done: Done = self.call("kv/txn", &request).await?;
+        Ok(done.succeeded.then_some(done.header.revision))
+    }
+
+    /// Removes the key if it was last changed at `revision`; whether it was.
+    pub(crate) async fn delete_at(&self, key: &str, revision: u64) -> Result<bool, EtcdError> {
+        let request = json!({
+            "compare": [unchanged_since(key, revision)],
+            "success": [{ "request_delete_range": { "key": encode(key) } }],
+        });
+        let done: Done = self.call("kv/txn", &request).await?;
+        Ok(done.succeeded)
+    }
+
     /// Removes the key. The cluster's revision since.
     pub(crate) async fn delete(&self, key: &str) -> Result<u64, EtcdError> {
         let request = json!({ "key": encode(key) });
@@ -602,6 +633,12 @@ fn refusal(endpoint: String, status: StatusCode, body: &[u8]) -> EtcdError {
         status: status.as_u16(),
         message,
     }
+}
+
+fn unchanged_since(key: &str, revision: u64) -> Value {
+    json!({
+        "key": encode(key), "target": "MOD", "mod_revision": revision.to_string(), "result": "EQUAL",
+    })
 }
 
 fn put_request(key: &str, value: &[u8]) -> Value {

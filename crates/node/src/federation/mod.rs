@@ -122,6 +122,11 @@ impl Federation {
         &self.members
     }
 
+    /// Where the fleet's data are.
+    pub(crate) fn etcd(&self) -> &Etcd {
+        &self.etcd
+    }
+
     /// How the others are, as far as is known.
     pub fn peers(&self) -> &Peers {
         &self.peers

@@ -23,6 +23,7 @@ use crate::invoke::InvokeError;
 use crate::store::StoreError;
 use crate::workflows::error::{RegisterError, RunError, StartError};
 use crate::workflows::executions::RetryError;
+use crate::workflows::handover::HandoverError;
 use crate::workflows::invoke::InvokeError as RunWorkflowError;
 
 /// Everything a request can fail with.
@@ -108,6 +109,23 @@ pub(crate) enum WorkflowError {
     Run(#[from] RunWorkflowError),
 }
 
+fn handover_status(error: &HandoverError) -> StatusCode {
+    match error {
+        error if error.is_full() => StatusCode::TOO_MANY_REQUESTS,
+        HandoverError::Unknown(_) => StatusCode::NOT_FOUND,
+        HandoverError::NoFleet | HandoverError::NoForm | HandoverError::Id => {
+            StatusCode::BAD_REQUEST
+        }
+        HandoverError::NothingReady(_)
+        | HandoverError::OtherForm(_)
+        | HandoverError::Superseded(_) => StatusCode::CONFLICT,
+        HandoverError::Store(_) | HandoverError::Start(_) | HandoverError::ShuttingDown => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
 impl WorkflowError {
     fn status(&self) -> StatusCode {
         use crate::workflows::error::RunError::Unknown;
@@ -126,12 +144,13 @@ impl WorkflowError {
             Self::Run(Run::Resume(Unknown)) => StatusCode::NOT_FOUND,
             Self::Run(Run::Resume(_) | Run::Failed(_)) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Run(Run::NoRoom(_)) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Run(Run::Handover(error)) => handover_status(error),
             Self::Run(Run::ShuttingDown) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     /// A text as JSON; where there is no room, nothing.
-    fn into_reply(self) -> Reply {
+    pub(super) fn into_reply(self) -> Reply {
         let status = self.status();
         if status == StatusCode::TOO_MANY_REQUESTS {
             return reply(status, TEXT, "");

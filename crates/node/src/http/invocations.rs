@@ -18,7 +18,7 @@ use crate::federation::route::{header, route};
 use crate::invoke::{Invocation, InvokeError, invoke as run, unix_now};
 use crate::node::Node;
 
-const NODE_NAME: HeaderName = HeaderName::from_static("serverledge-node-name");
+pub(crate) const NODE_NAME: HeaderName = HeaderName::from_static("serverledge-node-name");
 const FREE_MEM: HeaderName = HeaderName::from_static("serverledge-free-mem");
 const FREE_CPU: HeaderName = HeaderName::from_static("serverledge-free-cpu");
 const TIMESTAMP: HeaderName = HeaderName::from_static("serverledge-timestamp");

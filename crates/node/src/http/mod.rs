@@ -27,6 +27,7 @@ use tracing::{debug, warn};
 pub(crate) use self::body::Room;
 use self::body::{Body, READ_TIMEOUT};
 use self::error::ApiError;
+pub(crate) use self::invocations::NODE_NAME;
 use crate::node::Node;
 
 /// A reply, complete in memory.

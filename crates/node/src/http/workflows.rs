@@ -13,12 +13,16 @@ use serverledge_api::{
 };
 
 use super::error::{ApiError, WorkflowError};
+use super::invocations::NODE_NAME;
 use super::{Body, Reply, allow, json, path};
 use crate::detached::Detached;
 use crate::federation::ShareError;
 use crate::node::Node;
 use crate::workflows::definition::{self, Record, Workflow};
 use crate::workflows::error::RegisterError;
+use crate::workflows::error::RunError::Unknown;
+use crate::workflows::handover::{self, HandoverError};
+use crate::workflows::invoke::InvokeError as RunError;
 use crate::workflows::{invoke as runs, original, plain, signature};
 
 /// A request below `/workflow/`; `None` if there is no such path.
@@ -42,7 +46,7 @@ pub(super) async fn route(
             ("delete", "") => delete(node, body).await,
             ("list", "") => Ok(list(node)),
             ("invoke", name) => invoke(node, name, body, arrival).await,
-            ("resume", name) => resume(node, name, body).await,
+            ("resume", name) => resume(node, name, body, arrival).await,
             _ => Err(ApiError::NotFound),
         }
     };
@@ -178,16 +182,70 @@ async fn invoke(
             .await?;
         return Ok(json(&AsyncReply { req_id: id }));
     }
-    let ran = runs::invoke(node, &workflow, params, can_offload, arrival).await;
+    let ran = match handover::applies(node, &workflow, can_offload) {
+        true => {
+            let request = handover::Request {
+                req_id: node.request_id(&workflow.record.name).replace('/', "_"),
+                params,
+                qos_class: request.qos.class,
+                response_time_max: request.qos.max_response_time,
+                can_offload,
+                arrival,
+                resume: None,
+            };
+            runs::travel(node, &workflow, request).await
+        }
+        false => runs::invoke(node, &workflow, params, can_offload, arrival).await,
+    };
     Ok(json(&ran.map_err(WorkflowError::from)?))
 }
 
-/// Goes on with a run that was accepted here and failed.
-async fn resume(node: &Arc<Node>, raw_name: &str, body: Body) -> Result<Reply, ApiError> {
+/// Goes on with a run: one whose progress is in etcd, or one that was accepted here and failed.
+async fn resume(
+    node: &Arc<Node>,
+    raw_name: &str,
+    body: Body,
+    arrival: Instant,
+) -> Result<Reply, ApiError> {
     let workflow = workflow(node, raw_name).await?;
     let request: ResumeWorkflow = decode(&body.read().await?)?;
-    let resumed = runs::resume(node, &workflow.record.name, &request.req_id).await;
-    Ok(json(&resumed.map_err(WorkflowError::from)?))
+    let travelling = handover::Request {
+        params: parameters(request.params.as_ref())?,
+        qos_class: request.qos.class,
+        response_time_max: request.qos.max_response_time,
+        can_offload: request.can_do_offloading,
+        arrival,
+        resume: Some(request.plan.unwrap_or_default()),
+        req_id: request.req_id,
+    };
+    let id = travelling.req_id.clone();
+    let resumed = match runs::travel(node, &workflow, travelling).await {
+        Err(error) if is_kept_here(&error) => {
+            let resumed = runs::resume(node, &workflow.record.name, &id).await;
+            resumed.map_err(|own| match own {
+                RunError::Resume(Unknown) if node.federation.is_some() => error,
+                own => own,
+            })
+        }
+        resumed => resumed,
+    };
+    // Who has handed it over sees that it was to a node that takes executions over before it begins.
+    let mut reply = match resumed {
+        Ok(resumed) => json(&resumed),
+        Err(error) => WorkflowError::from(error).into_reply(),
+    };
+    let name = node.identity.header.clone();
+    reply.headers_mut().insert(NODE_NAME, name);
+    Ok(reply)
+}
+
+/// Whether there is nothing of a run in etcd, so that it may be in the journal.
+fn is_kept_here(error: &RunError) -> bool {
+    use HandoverError::{Id, NoFleet, NoForm, Unknown};
+    matches!(
+        error,
+        RunError::Handover(NoFleet | NoForm | Id | Unknown(_))
+    )
 }
 
 /// What a run is started with; nothing is an object with nothing in it.

@@ -122,7 +122,7 @@ impl Record {
 }
 
 /// A registered workflow, ready to be run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Workflow {
     /// What was registered.
     pub record: Record,
@@ -156,6 +156,13 @@ impl Workflow {
             record,
         };
         Ok((workflow, text))
+    }
+}
+
+impl Workflow {
+    /// The definition that is run.
+    pub(crate) fn definition(&self, config: &WorkflowConfig) -> Value {
+        serde_json::from_str(&effective(&self.record, config)).unwrap_or_default()
     }
 }
 

@@ -15,8 +15,10 @@ use serverledge_asl::Outcome;
 use super::definition::{Kind, Workflow};
 use super::error::{RunError, StartError};
 use super::executions::{self, redrive};
+use super::handover::{self, HandoverError};
 use super::run::Finished;
 use super::{StartOptions, Status, start, text_of};
+use crate::detached::Detached;
 use crate::node::Node;
 
 /// Why a run has no result.
@@ -28,6 +30,9 @@ pub enum InvokeError {
     /// It can't be gone on with.
     #[error(transparent)]
     Resume(#[from] RunError),
+    /// It could not go on here or on another node.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// There was no room for one of its functions.
     #[error("there was no room for a function: {0}")]
     NoRoom(String),
@@ -63,6 +68,27 @@ pub async fn invoke(
     let started = start(node, &workflow.record.name, params, options).await?;
     let finished = started.wait().await.ok_or(InvokeError::ShuttingDown)?;
     reply(&finished, arrival.elapsed())
+}
+
+/// Runs a workflow that may go from node to node, from its beginning or from where it is.
+pub(crate) async fn travel(
+    node: &Arc<Node>,
+    workflow: &Arc<Workflow>,
+    request: handover::Request,
+) -> Result<WorkflowReply, InvokeError> {
+    let arrival = request.arrival;
+    let (node, workflow) = (Arc::clone(node), Arc::clone(workflow));
+    // It goes on if the client goes away: what is stored of it must come to an end.
+    let executed = Detached::new(async move { handover::execute(&node, &workflow, request).await });
+    let executed = executed.await?;
+    Ok(WorkflowReply {
+        success: true,
+        result: executed.result.map(wrapped),
+        reports: Some(executed.reports),
+        response_time: arrival.elapsed().as_secs_f64(),
+        scheduling_time: executed.scheduling.as_secs_f64(),
+        error: None,
+    })
 }
 
 /// Begins, or goes on with, the run of a workflow that the request `id` asked for, and waits for its

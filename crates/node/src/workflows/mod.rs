@@ -10,7 +10,7 @@ pub mod error;
 pub mod executions;
 mod fault;
 mod files;
-pub(crate) mod handover;
+pub mod handover;
 pub mod invoke;
 mod journal;
 mod live;
@@ -34,6 +34,7 @@ use tokio_util::task::TaskTracker;
 
 use self::definition::{Catalog, Kind, OnCrash, Workflow};
 use self::error::StartError;
+use self::handover::Remote;
 use self::handover::functions::Placing;
 use self::handover::places::Places;
 use self::journal::{Entry, Journal};
@@ -77,6 +78,8 @@ pub struct Workflows {
     pub(crate) running: TaskTracker,
     /// Where tasks run.
     pub(crate) places: Places,
+    /// To other nodes, to hand executions over.
+    pub(crate) remote: Remote,
     /// Where chance comes from.
     random: std::fs::File,
 }
@@ -97,6 +100,7 @@ impl Workflows {
             reads: Semaphore::new(READS_MAX),
             running: TaskTracker::new(),
             places: Places::new(&config.placement),
+            remote: Remote::new(),
             random: std::fs::File::open("/dev/urandom").context("opening /dev/urandom")?,
         })
     }
@@ -149,6 +153,8 @@ pub struct StartOptions {
     pub depth: u32,
     /// The execution that it repeats.
     pub retry_of: Option<String>,
+    /// Whether it was decided already that its tasks run here.
+    pub is_placed: bool,
 }
 
 /// What the tasks of an execution know of it.
@@ -359,6 +365,7 @@ fn prepare(
         can_offload: options.can_offload,
         ..Summary::default()
     };
+    let may_place = options.can_offload && !options.is_placed;
     let context = Context {
         id: text,
         on_crash,
@@ -366,7 +373,7 @@ fn prepare(
         can_offload: options.can_offload,
         depth: options.depth,
         workflow: workflow.record.name.clone(),
-        placing: node.workflows.places.placing(options.can_offload),
+        placing: node.workflows.places.placing(may_place),
     };
     let run = Run::new(
         Arc::clone(node),

@@ -69,7 +69,7 @@ impl Placing {
         let places = &node.workflows.places;
         match places.choose(node, &question, &mut plan).await {
             Chosen::Here => None,
-            Chosen::There { key, member } => Some((key, member)),
+            Chosen::There { key, member, .. } => Some((key, member)),
         }
     }
 

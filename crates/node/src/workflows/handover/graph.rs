@@ -1,12 +1,14 @@
 //! A workflow as placing its tasks sees it: which there are and which may follow which.
 //!
-//! They are the states of all scopes, whose names are unique. The branches of a Parallel follow it and go on to
+//! Of a workflow in the original's form the tasks are its tasks; of any other definition they are the
+//! states of all scopes, whose names are unique. The branches of a Parallel follow it and go on to
 //! what comes after it, and so do the iterations of a Map, as one. Ways back, which loops need, are
 //! left out: a task is placed once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+use serverledge_api::SerializedWorkflow;
 use serverledge_asl::resource::{Resource, function_name};
 use serverledge_core::placement::Kind;
 
@@ -29,6 +31,29 @@ pub(crate) struct Task {
 }
 
 impl Graph {
+    /// Of a workflow in the original's form.
+    pub(crate) fn of_original(workflow: &SerializedWorkflow) -> Self {
+        let mut graph = Self::default();
+        let tasks = workflow.tasks.iter().flatten();
+        for (id, task) in tasks.clone() {
+            let kind = match task.kind.as_str() {
+                "FunctionTask" => Kind::Function,
+                "ChoiceTask" => Kind::Choice,
+                _ => Kind::Other,
+            };
+            graph.add(id, kind, task.function.clone());
+        }
+        for (id, task) in tasks {
+            let alternatives = task.alternatives.iter().flatten();
+            let next = task.next.iter().filter(|_| task.kind != "EndTask");
+            for next in alternatives.chain(next) {
+                graph.connect(id, next);
+            }
+        }
+        let start = workflow.start.iter().map(|start| start.id.as_str());
+        graph.without_loops(start)
+    }
+
     /// Of a valid definition.
     pub(crate) fn of_definition(definition: &Value) -> Self {
         let mut graph = Self::default();
@@ -99,6 +124,28 @@ impl Graph {
         let from = self.index(id);
         let arcs = self.arcs.iter().filter(|(it, _)| Some(*it) == from);
         arcs.map(|(_, to)| self.tasks[*to].id.as_str()).collect()
+    }
+
+    /// Ids of what a task may follow.
+    pub(crate) fn precede(&self, id: &str) -> Vec<&str> {
+        let to = self.index(id);
+        let arcs = self.arcs.iter().filter(|(_, it)| Some(*it) == to);
+        arcs.map(|(from, _)| self.tasks[*from].id.as_str())
+            .collect()
+    }
+
+    /// Ids of all that can be reached from a task, itself among them.
+    pub(crate) fn reachable<'a>(&'a self, id: &'a str) -> BTreeSet<&'a str> {
+        let mut seen = BTreeSet::from([id]);
+        let mut queue = vec![id];
+        while let Some(task) = queue.pop() {
+            for next in self.follow(task) {
+                if seen.insert(next) {
+                    queue.push(next);
+                }
+            }
+        }
+        seen
     }
 
     /// Leaves out every arc that leads back to a task on the way to it.
@@ -204,6 +251,29 @@ mod tests {
             .collect();
         arcs.sort();
         arcs
+    }
+
+    #[test]
+    fn the_originals_form_is_a_graph_already() {
+        let workflow: SerializedWorkflow = serde_json::from_value(json!({
+            "Name": "w",
+            "Start": {"Id": "s", "Type": "StartTask", "NextTask": "c"},
+            "End": {"Id": "e", "Type": "EndTask"},
+            "Tasks": {
+                "s": {"Id": "s", "Type": "StartTask", "NextTask": "c"},
+                "c": {"Id": "c", "Type": "ChoiceTask", "AlternativeNextTasks": ["a", "b", "a"]},
+                "a": {"Id": "a", "Type": "FunctionTask", "Func": "f", "NextTask": "b"},
+                "b": {"Id": "b", "Type": "FunctionTask", "Func": "g", "NextTask": "e"},
+                "e": {"Id": "e", "Type": "EndTask"},
+            },
+        }))
+        .unwrap();
+        let graph = Graph::of_original(&workflow);
+        assert_eq!(arcs(&graph), ["a>b", "b>e", "c>a", "c>b", "s>c"]);
+        let a = &graph.tasks[graph.index("a").unwrap()];
+        assert_eq!((a.kind, a.function.as_deref()), (Kind::Function, Some("f")));
+        assert_eq!(graph.precede("b"), ["a", "c"]);
+        assert_eq!(graph.reachable("a"), BTreeSet::from(["a", "b", "e"]));
     }
 
     #[test]

@@ -160,11 +160,12 @@ impl World {
 pub(crate) enum Chosen {
     /// They run here.
     Here,
-    /// They go to another node.
+    /// They go to another node, with these tasks.
     There {
         /// As plans call it.
         key: String,
         member: Arc<Member>,
+        tasks: Vec<String>,
     },
 }
 
@@ -212,6 +213,15 @@ impl Places {
         self.statistics().ran(function, place, measured);
     }
 
+    /// A choice was made.
+    pub(crate) fn chose(&self, workflow: &str, task: &str, next: &str) {
+        let branch = Branch {
+            workflow: workflow.to_owned(),
+            task: task.to_owned(),
+        };
+        self.statistics().chose(&branch, next);
+    }
+
     /// Where the ready tasks run. Never fails: without a plan they run here.
     pub(crate) async fn choose(
         &self,
@@ -236,9 +246,13 @@ impl Places {
         match decision {
             Decision::Local => Chosen::Here,
             // Who isn't there any more gets nothing.
-            Decision::Offload { to, .. } => match world.member(&to) {
+            Decision::Offload { to, tasks } => match world.member(&to) {
                 None => Chosen::Here,
-                Some(member) => Chosen::There { key: to, member },
+                Some(member) => Chosen::There {
+                    key: to,
+                    member,
+                    tasks,
+                },
             },
         }
     }

@@ -7,6 +7,7 @@ mod examples;
 mod executions;
 mod files;
 mod fleet;
+mod handover;
 mod peer;
 mod places;
 mod routes;
