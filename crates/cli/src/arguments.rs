@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser as NonEmpty;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use serverledge_api::QosClass;
 
 /// Client of a Serverledge node.
 #[derive(Debug, Parser)]
@@ -179,9 +180,9 @@ pub(crate) struct Invoke {
     /// Wanted response time, seconds
     #[arg(long, default_value_t = -1.0, allow_hyphen_values = true)]
     pub(crate) resptime: f64,
-    /// Quality-of-service class
-    #[arg(short, long, default_value_t = 0, allow_negative_numbers = true)]
-    pub(crate) class: i64,
+    /// Quality-of-service class, by number or name
+    #[arg(short, long, default_value = "0", allow_negative_numbers = true, value_parser = qos_class)]
+    pub(crate) class: QosClass,
     /// Return at once; the result is polled for
     #[arg(short = 'a', long = "async")]
     pub(crate) is_async: bool,
@@ -386,4 +387,10 @@ Example: serverledge-cli task success TOKEN -d '{\"approved\": true}'")]
         #[arg(value_parser = NonEmpty::new())]
         token: String,
     },
+}
+
+/// Whatever is no number is a name; which there are, the node knows.
+fn qos_class(text: &str) -> Result<QosClass, std::convert::Infallible> {
+    let number = text.trim().parse().map(QosClass::Number);
+    Ok(number.unwrap_or_else(|_| QosClass::Name(text.to_owned())))
 }

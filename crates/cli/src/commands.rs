@@ -6,7 +6,7 @@ use clap::CommandFactory as _;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use serverledge_api::{
-    CreateWorkflow, Field, FunctionSpec, InvokeWorkflow, Network, Params, PrewarmRequest,
+    CreateWorkflow, Field, FunctionSpec, InvokeWorkflow, Network, Params, PrewarmRequest, QosClass,
     Signature, WorkflowQos, escape,
 };
 
@@ -34,7 +34,7 @@ struct InvokeBody {
     #[serde(rename = "Params")]
     params: Map<String, Value>,
     #[serde(rename = "QoSClass")]
-    class: i64,
+    class: QosClass,
     #[serde(rename = "QoSMaxRespT")]
     max_response_time: f64,
     #[serde(rename = "CanDoOffloading")]
@@ -194,7 +194,7 @@ fn fields(arguments: &[String]) -> Result<Vec<Field>, Failure> {
 fn invoke_function(node: &Node, invoke: &Invoke) -> Result<(), Failure> {
     let body = InvokeBody {
         params: params::read(&invoke.params)?,
-        class: invoke.class,
+        class: invoke.class.clone(),
         max_response_time: invoke.resptime,
         can_do_offloading: true,
         is_async: invoke.is_async,

@@ -65,12 +65,10 @@ impl Accepted {
             none => none,
         };
         // A class that is configured no more is the default one.
-        let class = node.qos.class(&self.qos_class, true).unwrap_or_default();
+        let along = node.qos.along(&self.qos_class, remaining, true);
         Along {
-            class,
-            qos_class: self.qos_class.clone(),
             response_time_max: remaining,
-            ..Along::default()
+            ..along.unwrap_or_default()
         }
     }
 }

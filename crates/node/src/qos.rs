@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use serverledge_api::{InvokeReply, InvokeRequest, QosClass};
+use serverledge_api::{InvokeReply, QosClass};
 use serverledge_core::policy::Policy;
 use serverledge_core::qos::{
     Choice, Classes, Estimators, Odds, Plan, Probabilities, Ran, Spending, Surroundings,
@@ -116,42 +116,50 @@ impl Qos {
         }
     }
 
-    /// The class that a call asks for. One that comes from another node, where classes may be
-    /// others, is of the default class if this node doesn't know its own.
-    pub(crate) fn class(&self, wanted: &QosClass, is_sent_on: bool) -> Result<usize, UnknownClass> {
+    /// What goes along with a call wherever it runs, by the class that it asks for and the response
+    /// time that it wants, seconds (0 or less: none).
+    ///
+    /// The class goes by its number, which is what the original's nodes know, or else as it was
+    /// given. The response time is the call's own wish or its class's deadline, whichever is less.
+    /// A call that comes from another node, where classes may be others, is of the default class
+    /// if this node doesn't know its own.
+    pub(crate) fn along(
+        &self,
+        wanted: &QosClass,
+        response_time_max: f64,
+        is_sent_on: bool,
+    ) -> Result<Along, UnknownClass> {
         let found = match wanted {
             QosClass::Number(number) => self.classes.by_number(*number),
             QosClass::Name(name) => self.classes.by_name(name),
         };
-        match found {
-            Some(index) => Ok(index),
-            None if is_sent_on || !self.is_strict => Ok(self.classes.default_index()),
-            None => Err(UnknownClass {
-                wanted: wanted.to_string().chars().take(NAME_SHOWN).collect(),
-                known: self.classes.known(),
-            }),
-        }
-    }
-
-    /// What goes along with a call of a class, wherever it runs. The class goes by its number,
-    /// which is what the original's nodes know, or else as it was given. The response time is the
-    /// call's own wish or its class's deadline, whichever is less.
-    pub(crate) fn along(&self, class: usize, request: &InvokeRequest) -> Along {
-        let known = self.classes.all().get(class).filter(|_| self.is_strict);
+        let Some(class) = found else {
+            if !is_sent_on && self.is_strict {
+                return Err(UnknownClass {
+                    wanted: wanted.to_string().chars().take(NAME_SHOWN).collect(),
+                    known: self.classes.known(),
+                });
+            }
+            return Ok(Along {
+                qos_class: wanted.clone(),
+                response_time_max,
+                ..Along::default()
+            });
+        };
+        let known = self.classes.all().get(class);
         let number = known.and_then(|it| it.number).map(QosClass::Number);
-        let own = request.qos_max_response_time;
         let deadline = known.and_then(|it| it.deadline);
         let response_time_max = match deadline.map(|it| it.as_secs_f64()) {
-            Some(deadline) if own > 0.0 => own.min(deadline),
+            Some(deadline) if response_time_max > 0.0 => response_time_max.min(deadline),
             Some(deadline) => deadline,
-            None => own,
+            None => response_time_max,
         };
-        Along {
+        Ok(Along {
             class,
-            qos_class: number.unwrap_or_else(|| request.qos_class.clone()),
+            qos_class: number.unwrap_or_else(|| wanted.clone()),
             response_time_max,
             ..Along::default()
-        }
+        })
     }
 
     /// A class's name.
@@ -232,8 +240,10 @@ impl Qos {
         if !self.is_active {
             return;
         }
+        // What others report may be anything, and must not cost a fortune.
+        let service = reply.duration.clamp(0.0, function.timeout.as_secs_f64());
         let ran = Ran {
-            service: reply.duration,
+            service,
             init: reply.init_time,
             is_cold: !reply.is_warm_start,
             way: reply.offload_latency,
@@ -245,7 +255,7 @@ impl Qos {
         match place {
             Choice::Cloud => {
                 let gigabytes = function.record.memory_mb as f64 / 1024.0;
-                let cost = self.cloud_cost * reply.duration * gigabytes;
+                let cost = self.cloud_cost * service * gigabytes;
                 state.spending.spend(cost, now);
             }
             Choice::Edge => state.estimators.sent(peer, false),

@@ -447,6 +447,19 @@ fn flags_are_taken_as_the_original_takes_them() {
 }
 
 #[test]
+fn a_class_has_a_number_or_a_name() {
+    let directory = working_directory();
+    for (class, sent) in [("7", "\"QoSClass\":7,"), ("gold", "\"QoSClass\":\"gold\",")] {
+        let (port, requests) = recorder("200 OK", "{}\n");
+        let arguments = ["invoke", "-f", "a", "--class", class];
+        let output = client(directory.path(), port, &arguments, "");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let (_, body) = requests.recv().unwrap();
+        assert!(body.contains(sent), "{body}");
+    }
+}
+
+#[test]
 fn the_target_comes_from_flags_then_the_environment_then_the_configuration() {
     let directory = working_directory();
     let run = |environment: Option<&str>, configured: u16, flags: &[&str]| {

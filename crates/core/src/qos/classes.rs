@@ -67,11 +67,10 @@ pub enum ClassError {
     OutOfRange(String),
 }
 
-/// All classes, the default one included.
+/// All classes, the default one first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Classes {
     all: Vec<Class>,
-    default: usize,
 }
 
 impl Default for Classes {
@@ -81,10 +80,7 @@ impl Default for Classes {
             number,
             ..Class::new(DEFAULT_NAME)
         };
-        Self {
-            all: vec![class],
-            default: 0,
-        }
+        Self { all: vec![class] }
     }
 }
 
@@ -96,17 +92,14 @@ impl Classes {
             .iter()
             .position(|class| class.number == Some(DEFAULT_NUMBER));
         let named = all.iter().position(|class| class.name == DEFAULT_NAME);
-        let default = match (numbered, named) {
-            (Some(index), _) => index,
-            (None, Some(index)) => {
-                all[index].number.get_or_insert(DEFAULT_NUMBER);
-                index
+        match numbered.or(named) {
+            Some(index) => {
+                let mut default = all.remove(index);
+                default.number.get_or_insert(DEFAULT_NUMBER);
+                all.insert(0, default);
             }
-            (None, None) => {
-                all.extend(Self::default().all);
-                all.len() - 1
-            }
-        };
+            None => all.splice(0..0, Self::default().all).for_each(drop),
+        }
         if all.len() > CLASSES_MAX {
             return Err(ClassError::TooMany(all.len()));
         }
@@ -126,23 +119,19 @@ impl Classes {
                 }
             }
         }
-        Ok(Self { all, default })
+        Ok(Self { all })
     }
 
-    /// All of them; elsewhere they go by their index here.
+    /// All of them; elsewhere they go by their index here. The first is that of calls that name
+    /// none.
     pub fn all(&self) -> &[Class] {
         &self.all
-    }
-
-    /// The index of the class of calls that name none.
-    pub fn default_index(&self) -> usize {
-        self.default
     }
 
     /// The index of the class with this number.
     pub fn by_number(&self, number: i64) -> Option<usize> {
         if number == DEFAULT_NUMBER {
-            return Some(self.default);
+            return Some(0);
         }
         self.all.iter().position(|it| it.number == Some(number))
     }
@@ -150,7 +139,7 @@ impl Classes {
     /// The index of the class with this name, in any case; the default one for an empty name.
     pub fn by_name(&self, name: &str) -> Option<usize> {
         if name.is_empty() {
-            return Some(self.default);
+            return Some(0);
         }
         self.all
             .iter()
@@ -181,15 +170,15 @@ mod tests {
     #[test]
     fn there_is_always_a_default() {
         let classes = Classes::new(vec![class("Critical", Some(7))]).unwrap();
-        assert_eq!(classes.known(), "critical (7), default (0)");
+        assert_eq!(classes.known(), "default (0), critical (7)");
         assert_eq!(classes.by_number(0), classes.by_name("default"));
         assert_eq!(classes.by_number(7), classes.by_name("CRITICAL"));
-        assert_eq!(classes.by_name(""), Some(classes.default_index()));
+        assert_eq!(classes.by_name(""), Some(0));
         assert_eq!(classes.by_number(1), None);
         assert_eq!(classes.by_name("critica"), None);
 
         let own = Classes::new(vec![class("a", None), class("default", None)]).unwrap();
-        assert_eq!((own.all().len(), own.by_number(0)), (2, Some(1)));
+        assert_eq!((own.all().len(), own.by_number(0)), (2, Some(0)));
         let other = Classes::new(vec![class("a", Some(0))]).unwrap();
         assert_eq!((other.all().len(), other.by_number(0)), (1, Some(0)));
         // A class that is called default and has another number.

@@ -32,6 +32,9 @@ const PEERS_MAX: usize = 4096;
 /// A neighbor's memory counts for this at least, however often it refuses.
 const EXPOSED_MIN: f64 = 0.05;
 
+/// The same for memory here: what is not planned with is not tried, and nothing is learnt of it.
+const USABLE_MIN: f64 = 0.05;
+
 /// How a call went that has run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ran {
@@ -218,18 +221,16 @@ impl Estimators {
             function.close(seconds);
             function.idle <= IDLE_MAX
         });
-        if self.tried > 0 {
-            let loss = self.blocked as f64 / self.tried as f64;
-            self.usable = if loss > 0.0 {
-                self.usable - self.usable * loss / 2.0
-            } else {
-                (self.usable * 1.1).min(1.0)
-            };
-        }
+        let loss = share(self.blocked, self.tried);
+        self.usable = if loss > 0.0 {
+            (self.usable - self.usable * loss / 2.0).max(USABLE_MIN)
+        } else {
+            (self.usable * 1.1).min(1.0)
+        };
         (self.tried, self.blocked) = (0, 0);
         self.peers.retain(|_, peer| {
             peer.close();
-            peer.idle <= IDLE_MAX
+            peer.idle <= IDLE_MAX || peer.exposed < 1.0
         });
     }
 
@@ -349,21 +350,30 @@ impl Measured {
 
 impl Peer {
     fn close(&mut self) {
-        self.idle = self.idle.saturating_add(1);
-        if self.sent > 0 {
-            let loss = self.refused as f64 / self.sent as f64;
-            self.exposed = if loss > 0.0 {
-                (self.exposed * loss / 2.0).max(EXPOSED_MIN)
-            } else {
-                (self.exposed * 1.1).min(1.0)
-            };
-            *self = Self {
-                sent: 0,
-                refused: 0,
-                exposed: self.exposed,
-                idle: 0,
-            };
-        }
+        let loss = share(self.refused, self.sent);
+        let exposed = if loss > 0.0 {
+            (self.exposed * loss / 2.0).max(EXPOSED_MIN)
+        } else {
+            (self.exposed * 1.1).min(1.0)
+        };
+        let idle = match self.sent {
+            0 => self.idle.saturating_add(1),
+            _ => 0,
+        };
+        *self = Self {
+            sent: 0,
+            refused: 0,
+            exposed,
+            idle,
+        };
+    }
+}
+
+/// `part` of `whole`; nothing of nothing.
+fn share(part: u64, whole: u64) -> f64 {
+    match whole {
+        0 => 0.0,
+        whole => part as f64 / whole as f64,
     }
 }
 
@@ -488,11 +498,18 @@ mod tests {
         }
         estimators.close(SECOND);
         assert_eq!(estimators.usable(), 0.75);
-        // Nothing was tried, nothing was learnt.
-        estimators.close(SECOND);
-        assert_eq!(estimators.usable(), 0.75);
-        for _ in 0..4 {
+        for _ in 0..2 {
             estimators.tried(false);
+            estimators.close(SECOND);
+        }
+        assert!((estimators.usable() - 0.9075).abs() < 1e-9);
+        for _ in 0..100 {
+            estimators.tried(true);
+            estimators.close(SECOND);
+        }
+        assert_eq!(estimators.usable(), USABLE_MIN);
+        // Nothing is tried any more, and yet it will be again.
+        for _ in 0..40 {
             estimators.close(SECOND);
         }
         assert_eq!(estimators.usable(), 1.0);
@@ -513,6 +530,11 @@ mod tests {
             estimators.close(SECOND);
         }
         assert_eq!(estimators.exposed("a"), EXPOSED_MIN);
+        for _ in 0..40 {
+            estimators.close(SECOND);
+        }
+        assert_eq!(estimators.exposed("a"), 1.0);
+        assert!(estimators.peers.is_empty());
         assert_eq!(estimators.exposed("never asked"), 1.0);
     }
 

@@ -23,7 +23,7 @@ const NEGLIGIBLE_USE: f64 = 1e-2;
 
 /// How long the solver may compute. It takes well below a second: this is for the case that it goes
 /// round in circles. The clock is the solver's own, and decides nothing but that.
-const SECONDS_MAX: f64 = 5.0;
+const SECONDS_MAX: f64 = 30.0;
 
 /// By how much, of a limit, a solution may miss it: round-off.
 const TOLERANCE: f64 = 1e-4;

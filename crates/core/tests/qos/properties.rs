@@ -9,6 +9,8 @@ use serverledge_core::qos::{
     Class, FLOWS_MAX, Flow, Place, Plan, Probabilities, Program, Unsolved, View,
 };
 
+use crate::world::Luck;
+
 fn place() -> impl Strategy<Value = Option<Place>> {
     let seconds = || prop_oneof![Just(0.0), 0.001..2.0_f64, Just(1e4)];
     let place = (seconds(), seconds(), 0.0..=1.0_f64, seconds());
@@ -121,7 +123,7 @@ proptest! {
     // The same cases every time: the solver is not perfect (one program in many thousands is beyond
     // it), and what is done about that is the node's: it keeps the plan that it has.
     #![proptest_config(ProptestConfig {
-        cases: 250,
+        cases: 150,
         rng_seed: RngSeed::Fixed(2024),
         failure_persistence: None,
         ..ProptestConfig::default()
@@ -201,4 +203,55 @@ fn too_much_and_nonsense_are_refused() {
     assert!(program.solve().is_ok());
     program.flows[0].rate = f64::NAN;
     assert_eq!(program.solve(), Err(Unsolved::NotFinite));
+}
+
+/// As many different flows as there may be, of which only some have room.
+#[test]
+fn the_largest_program_is_solved() {
+    let mut luck = Luck::new(7);
+    let mut place = |offset| Place {
+        service: luck.between(0.02, 1.0),
+        init: luck.between(0.0, 1.0),
+        cold: luck.unit(),
+        offset,
+    };
+    let functions: Vec<View> = (0..FLOWS_MAX / 4)
+        .map(|index| View {
+            name: format!("f{index}"),
+            memory_mb: 128.0,
+            local: Some(place(0.0)),
+            cloud: Some(place(0.2)),
+            edge: Some(place(0.01)),
+        })
+        .collect();
+    let mut luck = Luck::new(8);
+    let classes = (0..4).map(|index| Class {
+        utility: luck.between(0.01, 10.0),
+        deadline: Some(Duration::from_secs_f64(luck.between(0.2, 3.0))),
+        completion: luck.between(0.0, 0.5),
+        penalty: luck.between(0.0, 1.0),
+        ..Class::new(&format!("c{index}"))
+    });
+    let classes: Vec<Class> = classes.collect();
+    let flows = (0..FLOWS_MAX).map(|index| Flow {
+        function: index / 4,
+        class: index % 4,
+        rate: luck.between(0.01, 5.0),
+    });
+    let program = Program {
+        flows: flows.collect(),
+        functions,
+        classes,
+        local_memory_mb: 4096.0,
+        usable: 0.9,
+        edge_memory_mb: 16_384.0,
+        cloud_cost: 5e-5,
+        budget: Some(2.0),
+    };
+    let solution = program.solve().unwrap();
+    assert!(program.violation(&solution.probabilities, true) <= 2e-4);
+    // Everything that is limited is used.
+    let mixed = |it: &&Probabilities| it.each().iter().filter(|(_, it)| *it > 1e-6).count() > 1;
+    assert!(solution.probabilities.iter().filter(mixed).count() >= 2);
+    assert!(solution.objective > 0.0);
 }

@@ -107,7 +107,7 @@ fn paper(seed: u64, budget: f64, neighbors: usize) -> Scenario {
 
 const SIMPLE: [&str; 4] = ["default", "edgecloud", "cloudonly", "edgeonly"];
 
-const SEEDS: std::ops::Range<u64> = 1..4;
+const SEEDS: std::ops::Range<u64> = 1..3;
 
 /// What may be spent beyond the budget, which the first calls do while there is no plan: in the ten
 /// minutes of a run, the first of which counts as a whole.
@@ -117,7 +117,7 @@ const EXCESS: f64 = 1.15;
 fn it_is_worth_more_than_every_simpler_policy() {
     for seed in SEEDS {
         let simple = SIMPLE.map(|name| World::run(&paper(seed, 0.0, 4), &Real(name), seed));
-        for budget in [0.25, 1.0, 10.0] {
+        for budget in [0.25, 10.0] {
             let scenario = paper(seed, budget, 4);
             let planned = World::run(&scenario, &Real("qosaware"), seed);
             for (name, simple) in SIMPLE.iter().zip(&simple) {

@@ -16,8 +16,10 @@ use super::sections::{Config, Hidden, Isolation, LogFormat, RuntimeConfig, Sandb
 use super::value::Scalar;
 use crate::fetch::Network;
 
+mod class;
 mod table;
 
+use self::class::ClassKey;
 use self::table::KEYS;
 
 /// Documentation of a key.
@@ -93,10 +95,7 @@ pub(super) enum Set {
     RuntimePath,
     RuntimeLanguage,
     RuntimeImage,
-    ClassNumber,
-    /// Seconds; a negative number is none.
-    ClassDeadline(f64),
-    ClassValue(RangeInclusive<f64>, fn(&mut Class, f64)),
+    Class(ClassKey),
     /// Of the area that stands for `<name>`.
     RegionCost,
 }
@@ -162,17 +161,7 @@ impl Set {
                 let image = value.as_text().filter(|it| check_image(it).is_none());
                 image.map(|image| runtime(config, name).image = Some(image))
             }
-            Self::ClassNumber => {
-                let number = value.as_integer().and_then(|it| i64::try_from(it).ok());
-                number.map(|number| class(config, name).number = Some(number))
-            }
-            Self::ClassDeadline(most) => {
-                deadline(value, *most).map(|it| class(config, name).deadline = it)
-            }
-            Self::ClassValue(range, set) => value
-                .as_number()
-                .filter(|v| range.contains(v))
-                .map(|value| set(class(config, name), value)),
+            Self::Class(key) => key.apply(class(config, name), value),
         };
         set.ok_or_else(|| self.kind())
     }
@@ -188,9 +177,7 @@ impl Set {
                     bounds(range, &u64::MAX)
                 )
             }
-            Self::Number(range, _) | Self::ClassValue(range, _) => {
-                format!("a number {}", bounds(range, &f64::MAX))
-            }
+            Self::Number(range, _) => format!("a number {}", bounds(range, &f64::MAX)),
             Self::Duration(range, _) => {
                 format!(
                     "seconds, as a number or like 500ms, {}",
@@ -209,10 +196,7 @@ impl Set {
             Self::RuntimePath => "an absolute path".into(),
             Self::Choice(choices, _) => format!("one of {}", choices.join(", ")),
             Self::RuntimeImage => "the name of an image".into(),
-            Self::ClassNumber => format!("an integer from 0 to {}", i64::MAX),
-            Self::ClassDeadline(most) => {
-                format!("seconds, as a number or like 500ms, up to {most}; -1: none")
-            }
+            Self::Class(key) => key.kind(),
             Self::RegionCost => "a number from 0".into(),
             Self::RuntimeLanguage => format!("one of {}", LANGUAGES.join(", ")),
         }
@@ -248,15 +232,6 @@ fn class<'a>(config: &'a mut Config, name: &str) -> &'a mut Class {
     classes
         .entry(name.to_string())
         .or_insert_with(|| Class::new(name))
-}
-
-/// A deadline, or that there is none.
-fn deadline(value: &Scalar, most: f64) -> Option<Option<Duration>> {
-    if value.as_number().is_some_and(|number| number < 0.0) {
-        return Some(None);
-    }
-    let deadline = value.as_duration()?;
-    (deadline.as_secs_f64() <= most).then_some(Some(deadline))
 }
 
 fn bounds<T: PartialEq + std::fmt::Display>(range: &RangeInclusive<T>, unlimited: &T) -> String {

@@ -528,8 +528,8 @@ fn classes_are_read_by_name_in_any_notation() {
     let (config, warnings) = load("c.yaml", text, &environment).unwrap();
     assert_eq!(warnings, []);
     let classes = config.qos.classes().unwrap();
-    assert_eq!(classes.known(), "batch, critical (1), default (0)");
-    let [batch, critical, default] = classes.all() else {
+    assert_eq!(classes.known(), "default (0), batch, critical (1)");
+    let [default, batch, critical] = classes.all() else {
         panic!("{classes:?}");
     };
     assert_eq!(critical.deadline, Some(Duration::from_millis(500)));

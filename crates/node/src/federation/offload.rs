@@ -66,7 +66,7 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
 /// What goes along with a call that is sent on.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Along {
-    /// Quality-of-service class, by its index here.
+    /// Quality-of-service class, by its index here; 0 is that of calls that name none.
     pub(crate) class: usize,
     /// The same, as others are told.
     pub(crate) qos_class: QosClass,

@@ -100,12 +100,12 @@ pub(super) async fn invoke(
 
 /// What goes along with a call wherever it runs.
 fn along(node: &Node, request: &InvokeRequest, is_sent_on: bool) -> Result<Along, ApiError> {
-    let class = node.qos.class(&request.qos_class, is_sent_on);
-    let class = class.map_err(|unknown| ApiError::Invalid {
+    let (class, response_time_max) = (&request.qos_class, request.qos_max_response_time);
+    let along = node.qos.along(class, response_time_max, is_sent_on);
+    along.map_err(|unknown| ApiError::Invalid {
         what: unknown.to_string(),
         hint: "classes are configured: qos.class.<name>.*",
-    })?;
-    Ok(node.qos.along(class, request))
+    })
 }
 
 /// The server drops a handler whose client went away, and a call that has begun must still give its

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serverledge_core::qos::{self, Choice, Flow, Plan};
 
 use super::{Planned, Qos};
+use crate::federation;
 use crate::node::Node;
 
 /// See the module. Times are seconds, memory is MiB.
@@ -11,6 +12,9 @@ use crate::node::Node;
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Shown {
     policy: String,
+    /// Where calls of this node may be sent.
+    neighbors: Vec<Peer>,
+    cloud: Vec<Peer>,
     classes: Vec<Class>,
     /// Of `qosaware` only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -23,6 +27,21 @@ pub(crate) struct Shown {
     failure: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     plan: Option<ShownPlan>,
+}
+
+/// A node that nothing speaks against, with what it told of late.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Peer {
+    key: String,
+    architecture: String,
+    is_balancer: bool,
+    available_memory: Option<u64>,
+    /// Round trip.
+    distance: Option<f64>,
+    /// Share of a neighbor's memory that is planned with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exposed: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -129,13 +148,37 @@ pub(crate) fn shown(node: &Node) -> Shown {
         (true, None) => Some("the first plan is not made yet (solver.evalinterval)"),
         (true, Some(_)) => None,
     };
+    let places = node.federation.as_ref().map(|fleet| fleet.places(node));
+    let (neighbors, cloud) = places.unwrap_or_default();
+    let neighbor = |place: federation::Place| {
+        let exposed = qos.lock().estimators.exposed(&place.key);
+        Peer {
+            exposed: qos.is_active.then_some(exposed),
+            ..Peer::of(place)
+        }
+    };
     Shown {
+        neighbors: neighbors.into_iter().map(neighbor).collect(),
+        cloud: cloud.into_iter().map(Peer::of).collect(),
         policy: node.config.scheduler.policy.clone(),
         classes: qos.classes.all().iter().map(class).collect(),
         spending: qos.is_active.then_some(spending),
         no_plan,
         failure,
         plan: planned.map(|planned| plan(qos, &planned)),
+    }
+}
+
+impl Peer {
+    fn of(place: federation::Place) -> Self {
+        Self {
+            key: place.key,
+            architecture: place.architecture,
+            is_balancer: place.is_balancer,
+            available_memory: place.memory_available,
+            distance: place.distance,
+            exposed: None,
+        }
     }
 }
 

@@ -113,6 +113,7 @@ fn a_class_that_is_not_there_is_refused_with_those_that_are() {
     let policy = node.get("/v1/policy").expect(200).json();
     assert_eq!(policy["Policy"], "default");
     assert!(policy["NoPlan"].is_string(), "{policy}");
+    assert_eq!(policy["Classes"].as_array().unwrap().len(), 3);
 }
 
 #[test]
@@ -177,6 +178,8 @@ fn a_plan_is_made_followed_and_explained() {
     let policy = edge.get("/v1/policy").expect(200).json();
     assert!(policy["Plan"]["Age"].is_number() && policy["Plan"]["Took"].is_number());
     assert_eq!(policy["Plan"]["LocalMemory"], 160.0);
+    assert_eq!(policy["Cloud"][0]["Key"], "cloud");
+    assert_eq!(policy["Neighbors"], json!([]));
 }
 
 #[test]

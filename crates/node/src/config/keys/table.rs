@@ -2,15 +2,14 @@
 
 use super::Effect::{None as NoEffect, Set as Sets};
 use super::Set::{
-    Bool, Choice, ClassDeadline, ClassNumber, ClassValue, Duration, Endpoints, Hosts, Integer,
-    Ipv4Networks, Networks, Number, Path, Paths, RegionCost, RuntimeImage, RuntimeLanguage,
-    RuntimePath, Size, Text,
+    Bool, Choice, Class, Duration, Endpoints, Hosts, Integer, Ipv4Networks, Networks, Number, Path,
+    Paths, RegionCost, RuntimeImage, RuntimeLanguage, RuntimePath, Size, Text,
 };
 use serverledge_core::NetworkPolicy;
 use serverledge_core::balancer::{ArchitecturePolicy, BanditKind, TargetPolicy};
 use serverledge_core::placement::Policy;
 
-use super::{Effect, Hidden, Isolation, Key, LogFormat, SandboxBackend};
+use super::{ClassKey, Effect, Hidden, Isolation, Key, LogFormat, SandboxBackend};
 
 /// Ten years of seconds: more is a mistake, and would overflow clocks.
 const YEARS: f64 = 315_360_000.0;
@@ -163,20 +162,20 @@ pub(super) static KEYS: &[Key] = &[
         "The same to neighbours."),
     // Before `penalty`, as in the environment both end alike.
     key("qos.class.<name>.drop_penalty", "",
-        Sets(ClassValue(0.0..=1e9, |class, v| class.drop_penalty = v)),
+        Sets(Class(ClassKey::Value(0.0..=1e9, |class, v| class.drop_penalty = v))),
         "What a call of this class costs that is dropped; by default nothing."),
     key("qos.class.<name>.penalty", "",
-        Sets(ClassValue(0.0..=1e9, |class, v| class.penalty = v)),
+        Sets(Class(ClassKey::Value(0.0..=1e9, |class, v| class.penalty = v))),
         "What a call of this class costs that is answered after its deadline; by default nothing."),
-    key("qos.class.<name>.number", "", Sets(ClassNumber),
+    key("qos.class.<name>.number", "", Sets(Class(ClassKey::Number)),
         "Number of this class in QoSClass. Calls that say nothing are of number 0."),
     key("qos.class.<name>.utility", "",
-        Sets(ClassValue(0.0..=1e9, |class, v| class.utility = v)),
+        Sets(Class(ClassKey::Value(0.0..=1e9, |class, v| class.utility = v))),
         "What a call of this class is worth that is answered within its deadline; by default 1."),
-    key("qos.class.<name>.deadline", "", Sets(ClassDeadline(YEARS)),
+    key("qos.class.<name>.deadline", "", Sets(Class(ClassKey::Deadline(YEARS))),
         "Response time within which a call of this class is worth something; by default any."),
     key("qos.class.<name>.completion", "",
-        Sets(ClassValue(0.0..=1.0, |class, v| class.completion = v)),
+        Sets(Class(ClassKey::Value(0.0..=1.0, |class, v| class.completion = v))),
         "Fraction of the calls of this class that must not be dropped; by default 0."),
 
     key("function.timeout", "60", Sets(Duration(0.001..=YEARS, |c, v| c.function.timeout = v)),
