@@ -142,7 +142,7 @@ pub(crate) struct Create {
     /// Code: a file, a directory, a .tar archive, or a URL for the node to fetch
     #[arg(long, value_parser = NonEmpty::new())]
     pub(crate) src: Option<String>,
-    /// Image of a function with the runtime `custom`
+    /// Image of a function with the runtime `custom`, or artifact of one with `wasm`
     #[arg(long = "custom_image", alias = "custom-image", value_parser = NonEmpty::new())]
     pub(crate) custom_image: Option<String>,
     /// Declared input, name:type; may be repeated

@@ -111,7 +111,7 @@ fn create_function(node: &Node, create: &Create) -> Result<(), Failure> {
         outputs: fields(&create.output)?,
     };
     // An image has its own code.
-    let has_image = custom && create.custom_image.is_some();
+    let has_image = (custom || runtime == "wasm") && create.custom_image.is_some();
     let code = match &create.src {
         _ if has_image => String::new(),
         Some(src) => source::encode(src)?,

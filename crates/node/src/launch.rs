@@ -18,7 +18,7 @@ use crate::code::{CodeStore, Digest};
 /// Makes sandboxes for functions and remembers those that are still being destroyed.
 pub struct Launcher {
     backend: Arc<dyn Backend>,
-    wasm: WasmBackend,
+    wasm: Arc<WasmBackend>,
     code: Arc<CodeStore>,
     start_timeout: Duration,
     destroying: TaskTracker,
@@ -29,7 +29,7 @@ impl Launcher {
     /// everything else on `backend`.
     pub fn new(
         backend: Arc<dyn Backend>,
-        wasm: WasmBackend,
+        wasm: Arc<WasmBackend>,
         code: Arc<CodeStore>,
         start_timeout: Duration,
     ) -> Self {
@@ -130,7 +130,10 @@ impl Launcher {
         }
         let record = &function.record;
         let prepared = match self.code_dir(record.code.clone()).await {
-            Ok(code_dir) => self.wasm.prepare(&code_dir, &record.handler).await,
+            Ok(code_dir) => {
+                let image = function.image.as_deref();
+                self.wasm.prepare(image, &code_dir, &record.handler).await
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = prepared {

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use hyper::header::HeaderValue;
 use serverledge_api::{InvokeReply, Network};
 use serverledge_core::{FunctionId, Language, NetworkPolicy, Runtime, SchedulerConfig};
+use serverledge_sandbox::image::ImageStore;
 use serverledge_sandbox::wasm::{WasmBackend, WasmConfig};
 use serverledge_sandbox::{Backend, ImageUse, NetworkSupport};
 use tokio::net::TcpListener;
@@ -59,6 +60,7 @@ pub struct Node {
     /// Memory for the bodies of requests.
     pub(crate) room: Room,
     pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) wasm: Arc<WasmBackend>,
     last_request: AtomicU64,
     stopping: CancellationToken,
 }
@@ -118,14 +120,18 @@ impl Node {
         let path = &config.storage.path;
         let code = CodeStore::open(&path.join("code"), config.code.limits());
         let code = Arc::new(code.context("opening the code in storage.path")?);
-        let wasm = WasmBackend::new(WasmConfig {
+        let images = ImageStore::open(config.image.store(path));
+        let wasm = Arc::new(WasmBackend::new(WasmConfig {
             compile: config.wasm.limits(),
             network: config.network.limits(),
+            images: Some(Arc::new(
+                images.context("opening the images in storage.path")?,
+            )),
             ..WasmConfig::new(path.join("wasm"))
-        });
+        }));
         let start_timeout = config.sandbox.start_timeout;
         let started = Arc::clone(&backend);
-        let launcher = Launcher::new(started, wasm, Arc::clone(&code), start_timeout);
+        let launcher = Launcher::new(started, Arc::clone(&wasm), Arc::clone(&code), start_timeout);
         let ahead = (config.sandbox.prestart, config.sandbox.prestart_max);
         let pool = Pool::new(scheduler_config(&config), launcher, ahead);
         let (async_calls, queue) = AsyncCalls::open(async_config(&config), Arc::clone(&store))?;
@@ -153,6 +159,7 @@ impl Node {
             federation: Federation::new(&config)?,
             qos: Qos::new(&config, Federation::policy_of(&config)),
             backend,
+            wasm,
             last_request: AtomicU64::new(0),
             stopping: CancellationToken::new(),
             config,
@@ -325,7 +332,10 @@ impl Node {
     /// The image for a function's sandboxes, if they are made from one.
     pub(crate) fn image(&self, record: &FunctionRecord, language: Language) -> Option<String> {
         match (self.backend.image_use(), language) {
-            (ImageUse::Never, _) | (_, Language::Wasm) => None,
+            (_, Language::Wasm) => {
+                Some(record.custom_image.clone()).filter(|image| !image.is_empty())
+            }
+            (ImageUse::Never, _) => None,
             (ImageUse::Always, Language::Custom) => Some(record.custom_image.clone()),
             (ImageUse::Possible, Language::Custom) if !record.custom_image.is_empty() => {
                 Some(record.custom_image.clone())
@@ -508,7 +518,8 @@ impl Node {
         let configured = configured.filter_map(|runtime| runtime.image.clone());
         let mut keep = self.catalog.images();
         keep.extend(configured);
-        self.backend.collect_images(keep).await;
+        self.backend.collect_images(keep.clone()).await;
+        self.wasm.collect_images(keep).await;
     }
 
     /// Removes code that no function and no sandbox uses any more.

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serverledge_api::{FunctionSpec, Network};
 use serverledge_core::{FunctionName, Language, NetworkPolicy};
+use serverledge_sandbox::Backend as _;
 use serverledge_sandbox::docker::check_image;
 use serverledge_sandbox::java;
 use serverledge_sandbox::{ImageUse, NetworkSupport, Pull};
@@ -185,10 +186,13 @@ async fn provide_image(node: &Node, record: &FunctionRecord) -> Result<(), ApiEr
     // The operator named the images of runtimes; which registry the node turns to is not for callers
     // to say.
     let pull = match runtime.language {
-        Language::Custom => Pull::Never,
+        Language::Custom | Language::Wasm => Pull::Never,
         _ => Pull::IfMissing,
     };
-    let provided = node.backend.provide_image(image.clone(), pull).await;
+    let provided = match runtime.language {
+        Language::Wasm => node.wasm.provide_image(image.clone(), pull).await,
+        _ => node.backend.provide_image(image.clone(), pull).await,
+    };
     provided.map_err(|error| ApiError::Image { image, error })
 }
 
@@ -488,11 +492,22 @@ async fn check_code(node: &Arc<Node>, record: &FunctionRecord) -> Result<(), Api
     if runtime.is_none_or(|runtime| runtime.language != Language::Wasm) {
         return Ok(());
     }
-    let Some(digest) = record.code.clone() else {
-        return Err(ApiError::Invalid {
-            what: "field `TarFunctionCode`: a wasm function needs a module".into(),
-            hint: "send the base64 of a tar with a .wasm file",
-        });
+    let digest = match (record.code.clone(), record.custom_image.is_empty()) {
+        (Some(digest), true) => digest,
+        (None, false) => return Ok(()),
+        (None, true) => {
+            return Err(ApiError::Invalid {
+                what: "field `TarFunctionCode`: a wasm function needs a module".into(),
+                hint: "send the base64 of a tar with a .wasm file, or name an artifact in `CustomImage`",
+            });
+        }
+        (Some(_), false) => {
+            return Err(ApiError::Invalid {
+                what: "field `CustomImage`: a wasm function is an artifact or code, not both"
+                    .into(),
+                hint: "leave out one of `CustomImage` and `TarFunctionCode`",
+            });
+        }
     };
     let (node, handler) = (Arc::clone(node), record.handler.clone());
     let check = move || {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tar::EntryType;
 
-use super::manifest::{Descriptor, Manifest, Plan};
+use super::manifest::{Descriptor, Manifest, Plan, check_module};
 use super::reference::sha256_of;
 use super::store::{Image, ImageStore, Temporary};
 use super::transfer::decompressed;
@@ -103,8 +103,14 @@ impl ImageStore {
             }
             manifest = archive.manifest(manifest.choose()?)?;
         }
-        let config = manifest.config.unwrap_or_default();
+        let config = manifest.config.clone().unwrap_or_default();
         let configuration = archive.blob(&config.digest)?;
+        if let Some(layer) = manifest.module()? {
+            let digest = check_module(&config, &configuration, layer)?;
+            let mut blob = archive.open(&blob_path(&layer.digest)?)?;
+            self.add_module(&mut blob, digest, &mut self.budget()?)?;
+            return self.record_module(&names, digest);
+        }
         let blobs: Result<Vec<String>, ImageError> = manifest
             .layers
             .iter()

@@ -1,4 +1,5 @@
-//! Images for the built-in sandbox: got from registries or archives, kept as unpacked layers.
+//! Images for the built-in sandbox, and WebAssembly as artifacts: got from registries or archives, kept
+//! as unpacked layers.
 //!
 //! Everything is in files, so that the commands work whether or not a node runs on the same
 //! directory: `layers/<diff id>` is what one layer adds, ready for overlayfs and shared by all

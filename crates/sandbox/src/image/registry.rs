@@ -28,7 +28,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::manifest::{Descriptor, Manifest, Plan};
+use super::manifest::{Descriptor, Manifest, Plan, check_module};
 use super::reference::sha256_of;
 use super::store::{Image, ImageStore};
 use super::{ImageError, METADATA_MAX, Reference};
@@ -100,8 +100,12 @@ impl<'a> Registry<'a> {
         tracing::info!(image = %self.name, "pulling an image");
         let mut token = None;
         let manifest = self.manifest(&mut token).await?;
-        let config = manifest.config.unwrap_or_default();
+        let config = manifest.config.clone().unwrap_or_default();
         let configuration = self.document("blobs", &config.digest, &mut token).await?;
+        if let Some(layer) = manifest.module()? {
+            let digest = check_module(&config, &configuration, layer)?;
+            return self.pull_module(layer, digest, &mut token).await;
+        }
         let plan = Plan::parse(&configuration, manifest.layers.len())?;
         let store = Arc::clone(self.store);
         let mut budget = spawn_blocking(move || store.budget())
@@ -125,6 +129,31 @@ impl<'a> Registry<'a> {
         let record = move || store.record_image(&name, &configuration, plan);
         let mut images = spawn_blocking(record).await.map_err(panicked)??;
         tracing::info!(image = %self.name, "an image was pulled");
+        images
+            .pop()
+            .ok_or_else(|| ImageError::Missing(self.name.to_string()))
+    }
+
+    async fn pull_module(
+        &self,
+        layer: &Descriptor,
+        digest: &str,
+        token: &mut Token,
+    ) -> Result<Image, ImageError> {
+        let blob = match self.store.size(digest) {
+            Some(_) => None,
+            None => Some(self.download(layer, token).await?),
+        };
+        let (store, digest) = (Arc::clone(self.store), digest.to_owned());
+        let names = vec![self.name.to_string()];
+        let keep = move || {
+            if let Some(mut blob) = blob {
+                store.add_module(&mut blob, &digest, &mut store.budget()?)?;
+            }
+            store.record_module(&names, &digest)
+        };
+        let mut images = spawn_blocking(keep).await.map_err(panicked)??;
+        tracing::info!(image = %self.name, "a module was pulled");
         images
             .pop()
             .ok_or_else(|| ImageError::Missing(self.name.to_string()))

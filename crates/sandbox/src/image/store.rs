@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, DirBuilder, File};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,9 @@ pub struct Image {
     pub working_dir: String,
     /// The user it wants.
     pub user: String,
+    /// Whether it is no image but WebAssembly, as a file in its one layer.
+    #[serde(default)]
+    pub module: bool,
 }
 
 impl Image {
@@ -99,7 +103,8 @@ impl ImageStore {
                 .map_err(ImageError::io(opening()))?;
         }
         let store = Self {
-            next_temporary: AtomicU64::new(0),
+            // Somebody else of this process may have the same store open.
+            next_temporary: AtomicU64::new(RandomState::new().hash_one(0)),
             config,
         };
         if let Some(_alone) = store.lock(FlockOperation::NonBlockingLockExclusive)? {
@@ -251,7 +256,34 @@ impl ImageStore {
             command: plan.process.cmd.unwrap_or_default(),
             working_dir: plan.process.working_dir.unwrap_or_default(),
             user: plan.process.user.unwrap_or_default(),
+            module: false,
         };
+        self.record_named(names, &image)
+    }
+
+    /// The same for a module, which is here.
+    pub(super) fn record_module(
+        &self,
+        names: &[String],
+        digest: &str,
+    ) -> Result<Vec<Image>, ImageError> {
+        let image = Image {
+            name: String::new(),
+            // Configurations of modules may be alike.
+            id: digest.to_owned(),
+            bytes: self.size(digest).unwrap_or(0),
+            layers: vec![digest.to_owned()],
+            environment: Vec::new(),
+            entrypoint: Vec::new(),
+            command: Vec::new(),
+            working_dir: String::new(),
+            user: String::new(),
+            module: true,
+        };
+        self.record_named(names, &image)
+    }
+
+    fn record_named(&self, names: &[String], image: &Image) -> Result<Vec<Image>, ImageError> {
         let named = |name: &String| Image {
             name: name.clone(),
             ..image.clone()

@@ -1,4 +1,4 @@
-//! From a layer's bytes to a layer of the store.
+//! From a layer's bytes to a layer of the store. A module is a layer with one file.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -43,7 +43,45 @@ pub(super) fn decompressed<'a>(
     })
 }
 
+/// What a module's file is called in its layer.
+const MODULE: &str = "module.wasm";
+
 impl ImageStore {
+    /// Keeps a module, unless it is here already, and checks that it is what its digest says.
+    pub(super) fn add_module(
+        &self,
+        blob: &mut File,
+        digest: &str,
+        budget: &mut Budget,
+    ) -> Result<(), ImageError> {
+        let keeping = || ImageError::io(format!("keeping the module {digest}"));
+        if self.size(digest).is_some() {
+            return Ok(());
+        }
+        let before = budget.bytes;
+        budget.take(blob.metadata().map_err(keeping())?.len())?;
+        let dir = self.temporary()?;
+        fs::create_dir(&dir.0).map_err(keeping())?;
+        let path = dir.0.join(MODULE);
+        let mut file = File::create(&path).map_err(keeping())?;
+        blob.seek(SeekFrom::Start(0)).map_err(keeping())?;
+        let mut reader = Hashing {
+            reader: blob,
+            hash: Sha256::new(),
+        };
+        io::copy(&mut reader, &mut file).map_err(keeping())?;
+        let found = hex::encode(reader.hash.finalize());
+        if found != digest {
+            let differs = format!("a layer has the digest {found}, and {digest} was announced");
+            return Err(ImageError::invalid(differs));
+        }
+        crate::wasm::check(&dir.0, MODULE).map_err(|error| ImageError::invalid(error.message))?;
+        // What is renamed must be whole after a power failure too.
+        rustix::fs::syncfs(&file).map_err(|error| keeping()(error.into()))?;
+        self.keep_layer(digest, &dir, before - budget.bytes)
+            .map_err(keeping())
+    }
+
     /// Unpacks a layer, unless it is here already, and checks that it is what its digest says.
     pub(super) fn add_layer(
         &self,

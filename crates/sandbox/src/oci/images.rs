@@ -69,10 +69,16 @@ impl Images {
             let source = error.into();
             Err(ImageError::Io { doing, source })
         })?;
-        match found {
-            Some(image) => Ok(image),
-            None if pull == Pull::Never => Err(ImageError::Missing(name.to_string())),
-            None => self.store.pull(name).await,
+        let image = match found {
+            Some(image) => image,
+            None if pull == Pull::Never => return Err(ImageError::Missing(name.to_string())),
+            None => self.store.pull(name).await?,
+        };
+        match image.module {
+            true => Err(ImageError::Invalid(
+                "it is WebAssembly, which the runtime `wasm` runs".to_owned(),
+            )),
+            false => Ok(image),
         }
     }
 

@@ -20,9 +20,11 @@ mod code;
 mod compiler;
 mod engine;
 mod host;
+mod image;
 mod network;
 mod program;
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -38,10 +40,11 @@ use self::engine::Machine;
 use self::host::Budget;
 use self::network::Reach;
 use self::program::{Program, Programs};
+use crate::image::{ImageError, ImageStore};
 use crate::types::FunctionError;
 use crate::{
-    Backend, BoxFuture, Call, CallError, CreateError, Exit, ExitCause, NetworkConfig,
-    NetworkSupport, Reply, Sandbox, SandboxSpec, lock,
+    Backend, BoxFuture, Call, CallError, CreateError, Exit, ExitCause, ImageUse, NetworkConfig,
+    NetworkSupport, Pull, Reply, Sandbox, SandboxSpec, lock,
 };
 
 /// How WebAssembly is compiled and run.
@@ -56,6 +59,8 @@ pub struct WasmConfig {
     pub compiler: Vec<OsString>,
     /// What functions reach.
     pub network: NetworkConfig,
+    /// Where modules are that are artifacts, if there are to be any.
+    pub images: Option<Arc<ImageStore>>,
 }
 
 impl WasmConfig {
@@ -66,6 +71,7 @@ impl WasmConfig {
             compile: CompileLimits::default(),
             compiler: vec!["/proc/self/exe".into(), "wasm-compile".into()],
             network: NetworkConfig::default(),
+            images: None,
         }
     }
 }
@@ -106,18 +112,38 @@ impl WasmBackend {
         Ok(Arc::clone(machine.insert(made)))
     }
 
-    /// Compiles the code that `handler` names, if it isn't yet, so that its first sandbox need not.
-    pub async fn prepare(&self, code_dir: &Path, handler: &str) -> Result<(), CreateError> {
+    /// Compiles the code that `handler` names, or what is in `image`, if it isn't yet, so that its first
+    /// sandbox need not.
+    pub async fn prepare(
+        &self,
+        image: Option<&str>,
+        code_dir: &Path,
+        handler: &str,
+    ) -> Result<(), CreateError> {
+        self.load(image, code_dir, handler).await.map(drop)
+    }
+
+    async fn load(
+        &self,
+        image: Option<&str>,
+        code_dir: &Path,
+        handler: &str,
+    ) -> Result<Arc<Program>, CreateError> {
         let machine = self.machine()?;
-        let load = self.programs.load(machine, code_dir, handler);
-        load.await.map(drop)
+        match image {
+            Some(image) => {
+                // Kept from those who remove images until it is loaded.
+                let (layer, _used) = self.open_image(image).await?;
+                self.programs.load(machine, &layer, "").await
+            }
+            None => self.programs.load(machine, code_dir, handler).await,
+        }
     }
 
     async fn start(&self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
-        let machine = self.machine()?;
-        let trust = Arc::clone(&machine.trust);
+        let trust = Arc::clone(&self.machine()?.trust);
         let limit = spec.timeout_start;
-        let load = self.programs.load(machine, &spec.code_dir, &spec.handler);
+        let load = self.load(spec.image.as_deref(), &spec.code_dir, &spec.handler);
         let program = match tokio::time::timeout(limit, load).await {
             Ok(program) => program?,
             Err(_) => return Err(CreateError::TimedOut(limit)),
@@ -151,6 +177,21 @@ pub fn check(code_dir: &Path, handler: &str) -> Result<(), FunctionError> {
 impl Backend for WasmBackend {
     fn name(&self) -> &'static str {
         "wasm"
+    }
+
+    fn image_use(&self) -> ImageUse {
+        match self.config.images {
+            Some(_) => ImageUse::Possible,
+            None => ImageUse::Never,
+        }
+    }
+
+    fn provide_image(&self, image: String, pull: Pull) -> BoxFuture<'_, Result<(), ImageError>> {
+        Box::pin(async move { self.image(&image, pull).await.map(drop) })
+    }
+
+    fn collect_images(&self, keep: HashSet<String>) -> BoxFuture<'_, ()> {
+        Box::pin(self.collect(keep))
     }
 
     fn network(&self) -> NetworkSupport {

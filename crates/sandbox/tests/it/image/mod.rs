@@ -1,5 +1,6 @@
 //! Sandboxes made from images, without an engine.
 
+mod artifact;
 mod build;
 mod registry;
 mod rootless;

@@ -11,8 +11,8 @@ use serverledge_sandbox::image::{ImageConfig, ImageError, ImageStore};
 
 use super::build::{Built, digest, file, tar};
 
-struct Registry {
-    address: String,
+pub(super) struct Registry {
+    pub(super) address: String,
     process: Child,
     _dir: tempfile::TempDir,
 }
@@ -25,7 +25,7 @@ impl Drop for Registry {
 }
 
 impl Registry {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         for _ in 0..5 {
             // Free a moment ago; if somebody else takes it, the registry ends and the next is tried.
@@ -80,7 +80,7 @@ impl Registry {
         (answer[9..12].parse().unwrap(), answer)
     }
 
-    fn push_blob(&self, repository: &str, blob: &[u8]) {
+    pub(super) fn push_blob(&self, repository: &str, blob: &[u8]) {
         let path = format!("/v2/{repository}/blobs/uploads/");
         let (status, answer) = self.request("POST", &path, "", b"");
         assert_eq!(status, 202, "{answer}");
@@ -96,7 +96,7 @@ impl Registry {
         assert_eq!(status, 201, "{answer}");
     }
 
-    fn push_manifest(&self, repository: &str, tag: &str, kind: &str, manifest: &[u8]) {
+    pub(super) fn push_manifest(&self, repository: &str, tag: &str, kind: &str, manifest: &[u8]) {
         let path = format!("/v2/{repository}/manifests/{tag}");
         let kind = format!("application/vnd.oci.image.{kind}.v1+json");
         let (status, answer) = self.request("PUT", &path, &kind, manifest);
@@ -111,7 +111,10 @@ impl Registry {
         self.push_manifest(repository, tag, "manifest", &image.manifest());
     }
 
-    fn store(&self, change: impl FnOnce(&mut ImageConfig)) -> (Arc<ImageStore>, tempfile::TempDir) {
+    pub(super) fn store(
+        &self,
+        change: impl FnOnce(&mut ImageConfig),
+    ) -> (Arc<ImageStore>, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let mut config = ImageConfig::new(dir.path());
         config.insecure_registries = vec![self.address.clone()];

@@ -27,7 +27,7 @@ struct Wasm {
     ids: AtomicU64,
 }
 
-fn config(dir: &Path) -> WasmConfig {
+pub(crate) fn config(dir: &Path) -> WasmConfig {
     WasmConfig {
         compiler: vec![
             env!("CARGO_BIN_EXE_serverledge-sandbox-helper").into(),
