@@ -43,8 +43,7 @@ const THINK: (&str, u32) = ("think", 1_024);
 const CODE: &str =
     "def handler(params, context):\n    return 'hello, ' + str(params.get('name', 'world'))\n";
 
-const HELP: &str = "\
-  call MEMBER [FUNCTION]  call greet or think at a member
+const HELP: &str = "  call MEMBER [FUNCTION]  call greet or think at a member
   status                  who is there
   kill MEMBER             end a member without a warning (also: registry)
   start MEMBER            start it again

@@ -220,7 +220,7 @@ fn the_demonstration_shows_a_continuum_and_obeys() {
         "called   think at edge-2: ran at cloud-1",
         "called   greet at edge-1: ran at edge-1",
         "unknown command",
-        "edge-1 answers 4",
+        "edge-1 answers 503",
         "stopping",
     ] {
         assert!(said.contains(expected), "lacks {expected:?}:\n{said}");
