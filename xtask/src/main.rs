@@ -23,8 +23,8 @@ Usage: cargo xtask <command>
                  --fast: format, tidy, clippy and unit tests only, and nothing is installed
   tidy           the project's own rules: sizes, purity, comments
   bench [NAME]   ratios against the floor, in one run on this machine
-                 NAME: warm-python, warm-node, cold, prestarted, burst, round-robin, density or
-                 idle (also --only NAME)
+                 NAME: warm-python, warm-node, wasm, cold, prestarted, docker, burst, round-robin,
+                 density, decision, idle, workflow or lb (also --only NAME)
                  --quick: a short look; --json FILE: the figures for programs
   dist           release programs in one archive under target/dist";
 

@@ -2,7 +2,7 @@
 //! what a crossing is, as inequalities.
 //!
 //! Crossings are written as a flow, as in `instances.py`. Small problems, because it takes its time;
-//! why it isn't the solver in use is in decision 26.
+//! why it isn't the solver in use is in decision 21.
 
 use good_lp::{
     Expression, ProblemVariables, Solution as _, SolverModel as _, Variable, constraint,
