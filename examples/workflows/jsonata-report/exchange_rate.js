@@ -1,6 +1,9 @@
 const RATES = { EUR: 1, CHF: 1.05, USD: 0.9 };
 
-class UnknownCurrency extends Error {}
+// The name is what workflows tell errors apart by.
+class UnknownCurrency extends Error {
+  name = 'UnknownCurrency';
+}
 
 exports.handler = (params, context) => {
   const rate = RATES[params.from];
