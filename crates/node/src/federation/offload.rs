@@ -99,6 +99,22 @@ pub(super) enum Sent {
     Failed(InvokeError),
 }
 
+/// What sends requests to other nodes. It keeps connections, and gives up a machine that has gone
+/// silent.
+pub(crate) fn client() -> Client<HttpConnector, Full<Bytes>> {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(CONNECT_TIME_MAX));
+    connector.set_nodelay(true);
+    connector.set_tcp_user_timeout(Some(SILENCE_MAX));
+    connector.set_keepalive(Some(SILENCE_MAX / 2));
+    connector.set_keepalive_interval(Some(SILENCE_MAX / 6));
+    connector.set_keepalive_retries(Some(3));
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_secs(60))
+        .build(connector)
+}
+
 /// Sends calls. Cheap calls: it keeps connections.
 pub(super) struct Offloader {
     client: Client<HttpConnector, Full<Bytes>>,
@@ -110,19 +126,8 @@ pub(super) struct Offloader {
 impl Offloader {
     /// With a secret, calls are signed with it.
     pub(super) fn new(secret: Option<Secret>) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIME_MAX));
-        connector.set_nodelay(true);
-        connector.set_tcp_user_timeout(Some(SILENCE_MAX));
-        connector.set_keepalive(Some(SILENCE_MAX / 2));
-        connector.set_keepalive_interval(Some(SILENCE_MAX / 6));
-        connector.set_keepalive_retries(Some(3));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(60))
-            .build(connector);
         Self {
-            client,
+            client: client(),
             secret,
             broken: Mutex::default(),
         }

@@ -192,19 +192,25 @@ impl<'a> Handover<'a> {
         if wanted.is_some() && wanted != progress.epoch {
             return Err(HandoverError::Superseded(self.request.req_id.clone()));
         }
+        self.check(&progress)?;
+        self.kept.claim(&mut progress).await?;
+        self.progress = progress;
+        Ok(())
+    }
+
+    /// Whether it can go on from there: something is ready, and is a task of this workflow.
+    fn check(&self, progress: &Progress) -> Result<(), HandoverError> {
         let unknown = progress
             .ready
             .iter()
             .find(|id| self.graph.index(id).is_none());
-        if let Some(id) = unknown {
-            return Err(HandoverError::OtherForm(id.clone()));
+        match unknown {
+            Some(id) => Err(HandoverError::OtherForm(id.clone())),
+            None if progress.ready.is_empty() => {
+                Err(HandoverError::NothingReady(self.request.req_id.clone()))
+            }
+            None => Ok(()),
         }
-        if progress.ready.is_empty() {
-            return Err(HandoverError::NothingReady(self.request.req_id.clone()));
-        }
-        self.kept.claim(&mut progress).await?;
-        self.progress = progress;
-        Ok(())
     }
 
     /// There was no room here, and nothing has begun: who has handed it over can go on with it.
@@ -500,16 +506,7 @@ impl<'a> Handover<'a> {
             return Ok(Handed::Ended(result));
         }
         let mut progress = self.kept.load().await?;
-        let unknown = progress
-            .ready
-            .iter()
-            .find(|id| self.graph.index(id).is_none());
-        if let Some(id) = unknown {
-            return Err(HandoverError::OtherForm(id.clone()));
-        }
-        if progress.ready.is_empty() {
-            return Err(HandoverError::NothingReady(self.request.req_id.clone()));
-        }
+        self.check(&progress)?;
         self.kept.claim(&mut progress).await?;
         let did_nothing = progress.ready == self.progress.ready;
         self.progress = progress;

@@ -13,16 +13,12 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serverledge_api::{Problem, ResumeWorkflow, WorkflowReply, escape};
 
 use super::HandoverError;
 use crate::federation::Member;
-use crate::federation::offload::HOPS;
+use crate::federation::offload::{HOPS, client};
 use crate::http::NODE_NAME;
-
-/// How long connecting may take.
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Largest answer: an output and reports of functions, each of which may have printed.
 const ANSWER_MAX: usize = 64 << 20;
@@ -48,14 +44,7 @@ pub(crate) struct Remote {
 
 impl Remote {
     pub(crate) fn new() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIME_MAX));
-        connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(60))
-            .build(connector);
-        Self { client }
+        Self { client: client() }
     }
 
     /// Has `member` go on with an execution of `workflow`, within `limit`.
