@@ -227,7 +227,7 @@ fn a_functions_error_has_its_name_and_can_be_caught() {
 #[test]
 fn a_task_that_takes_too_long_times_out_and_gives_its_sandbox_back() {
     let node = node().start();
-    let source = "import time\ndef handler(params, context):\n    time.sleep(3600)\n";
+    let source = "import time\ndef handler(params, context):\n    time.sleep(200)\n";
     node.create(&python("sleeper", source));
     let mut state = task("sleeper");
     state["TimeoutSeconds"] = json!(1);
@@ -243,7 +243,7 @@ fn a_task_that_takes_too_long_times_out_and_gives_its_sandbox_back() {
 #[test]
 fn a_stopped_execution_leaves_nothing_running() {
     let node = node().start();
-    let source = "import time\ndef handler(params, context):\n    time.sleep(3600)\n";
+    let source = "import time\ndef handler(params, context):\n    time.sleep(200)\n";
     node.create(&python("sleeper", source));
     register(&node, "w", &chain(&[("A", task("sleeper"))]));
     let id = start(&node, "w", json!({}));
@@ -276,7 +276,7 @@ fn a_stopped_execution_leaves_nothing_running() {
 fn waiting_calls_of_a_stopped_execution_take_no_sandbox() {
     // Room for one sandbox.
     let node = node().memory(128).start();
-    let source = "import time\ndef handler(params, context):\n    time.sleep(3600)\n";
+    let source = "import time\ndef handler(params, context):\n    time.sleep(200)\n";
     node.create(&python("sleeper", source));
     node.create(&echo("echo"));
     register(&node, "sleep", &chain(&[("A", task("sleeper"))]));
