@@ -5,12 +5,12 @@ use std::net::TcpListener;
 
 use serde_json::{Value, json};
 
-use crate::support::etcd::seen_by;
+use crate::support::etcd::{member, sees};
 use crate::support::function::{Function, echo};
 use crate::support::http::{self, Response};
 use crate::support::node::Builder;
 use crate::support::server::{Answer, serve};
-use crate::support::{Etcd, Node, etcd, eventually, node, python};
+use crate::support::{Etcd, Node, etcd, eventually, python};
 
 /// What another implementation recorded.
 const RECORDED: &str = include_str!("data/node-to-node.jsonl");
@@ -24,22 +24,6 @@ fn edge(etcd: &Etcd, policy: &str) -> Builder {
 
 fn cloud(etcd: &Etcd) -> Builder {
     member(etcd, "cloud", "CLOUD")
-}
-
-fn member(etcd: &Etcd, key: &str, area: &str) -> Builder {
-    node()
-        .set("etcd.address", etcd.address())
-        .set("registry.node.id", key)
-        .set("registry.area", area)
-        .set("registry.udp.port", 0)
-}
-
-/// Waits until `node` sees this many members.
-#[track_caller]
-fn sees(node: &Node, count: usize) {
-    eventually("all members to be seen", || {
-        (seen_by(node).len() == count).then_some(())
-    });
 }
 
 /// Calls `name`, which may run elsewhere.

@@ -7,21 +7,13 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 
-use crate::support::etcd::seen_by;
+use crate::support::etcd::{member, sees};
 use crate::support::function::{Function, echo};
 use crate::support::http::{self, Response};
 use crate::support::node::Builder;
 use crate::support::{Etcd, Node, etcd, eventually, node};
 
 const POLICIES: &str = include_str!("../../../../docs/policies.md");
-
-fn member(etcd: &Etcd, key: &str, area: &str) -> Builder {
-    node()
-        .set("etcd.address", etcd.address())
-        .set("registry.node.id", key)
-        .set("registry.area", area)
-        .set("registry.udp.port", 0)
-}
 
 /// With room for one of our functions, which is too little for a [`large`] one: what it does is then
 /// a question of the plan alone.
@@ -35,13 +27,6 @@ fn planner(etcd: &Etcd) -> Builder {
 
 fn large(name: &str) -> Function {
     echo(name).memory(512)
-}
-
-#[track_caller]
-fn sees(node: &Node, count: usize) {
-    eventually("all members to be seen", || {
-        (seen_by(node).len() == count).then_some(())
-    });
 }
 
 /// A call of a class, which may run elsewhere.

@@ -11,12 +11,7 @@ use crate::support::node::Builder;
 use crate::support::{Etcd, Node, balancer, etcd, eventually, node, python};
 
 fn member(etcd: &Etcd, key: &str, area: &str) -> Builder {
-    node()
-        .set("etcd.address", etcd.address())
-        .set("registry.node.id", key)
-        .set("registry.area", area)
-        .set("registry.udp.port", 0)
-        .set("sandbox.prestart", 0)
+    etcd::member(etcd, key, area).set("sandbox.prestart", 0)
 }
 
 fn front(etcd: &Etcd) -> Builder {

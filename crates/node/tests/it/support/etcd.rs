@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::http;
-use super::{Node, eventually};
+use super::node::Builder;
+use super::{Node, eventually, node};
 
 /// Starts an etcd with nothing in it, and waits until it answers.
 #[track_caller]
@@ -324,6 +325,23 @@ impl Drop for Etcd {
 fn text(encoded: &Value) -> String {
     let bytes = BASE64.decode(encoded.as_str().unwrap_or_default());
     String::from_utf8(bytes.expect("base64")).expect("text")
+}
+
+/// A node of the fleet in this etcd, with its own key, in this area.
+pub(crate) fn member(etcd: &Etcd, key: &str, area: &str) -> Builder {
+    node()
+        .set("etcd.address", etcd.address())
+        .set("registry.node.id", key)
+        .set("registry.area", area)
+        .set("registry.udp.port", 0)
+}
+
+/// Waits until `node` sees this many members.
+#[track_caller]
+pub(crate) fn sees(node: &Node, count: usize) {
+    eventually("all members to be seen", || {
+        (seen_by(node).len() == count).then_some(())
+    });
 }
 
 /// The keys of the members that the node sees, sorted.

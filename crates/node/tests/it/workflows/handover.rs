@@ -6,11 +6,11 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::peer::{Answer, Peer};
-use crate::support::etcd::seen_by;
+use crate::support::etcd::{member, sees};
 use crate::support::function::Function;
 use crate::support::http::Response;
 use crate::support::node::Builder;
-use crate::support::{Etcd, Node, etcd, eventually, node, python};
+use crate::support::{Etcd, Node, etcd, eventually, python};
 
 /// What another implementation recorded.
 const RECORDED: &str = include_str!("../data/node-to-node.jsonl");
@@ -25,14 +25,6 @@ fn recorded(note: &str) -> Value {
     entries
         .find(|entry| entry["note"].as_str().unwrap().starts_with(note))
         .unwrap()
-}
-
-fn member(etcd: &Etcd, key: &str, area: &str) -> Builder {
-    node()
-        .set("etcd.address", etcd.address())
-        .set("registry.node.id", key)
-        .set("registry.area", area)
-        .set("registry.udp.port", 0)
 }
 
 /// A node whose cloud is the area `CLOUD`, and which hands over what it can.
@@ -50,13 +42,6 @@ fn register(etcd: &Etcd, peer: &Peer) {
         "registry/CLOUD/amd64/peer",
         &format!("127.0.0.1;{port};9996;amd64"),
     );
-}
-
-#[track_caller]
-fn sees(node: &Node, count: usize) {
-    eventually("all members to be seen", || {
-        (seen_by(node).len() == count).then_some(())
-    });
 }
 
 #[track_caller]
