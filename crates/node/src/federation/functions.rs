@@ -5,25 +5,21 @@
 //! which it is there (`FunctionRecord::shared`): that tells an old event from news, and a function
 //! that was deleted elsewhere from one that etcd never had or has lost, which is put there (again).
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serverledge_api::FunctionSpec;
 use serverledge_core::Language;
-use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::etcd::{Entry, Etcd, EtcdError, Event, VALUE_MAX};
-use super::follow::Change;
-use crate::catalog::FunctionRecord;
-use crate::code::{CodeError, Digest};
+use super::etcd::{Entry, VALUE_MAX};
+use super::mirror::{self, Kind, ShareError};
+use crate::catalog::{Function, FunctionRecord};
+use crate::code::Digest;
+use crate::http::error::ApiError;
 use crate::http::functions;
 use crate::node::Node;
-
-/// What begins the keys of functions.
-pub(super) const PREFIX: &str = "/function/";
 
 /// What a function's value may hold beside its code, bytes.
 const REST_MAX: usize = 32 << 10;
@@ -31,59 +27,69 @@ const REST_MAX: usize = 32 << 10;
 /// Largest archive that goes through etcd; as base64 it is a third larger. Others are pulled.
 const ARCHIVE_MAX: usize = (VALUE_MAX - REST_MAX) / 4 * 3;
 
-/// Why a function was not put into etcd.
-#[derive(Debug, thiserror::Error)]
-pub enum ShareError {
-    /// It is there already.
-    #[error("the function exists already")]
-    Exists,
-    /// What describes it is too large.
-    #[error("the function is larger than the {VALUE_MAX} bytes that etcd takes, even without code")]
-    TooLarge,
-    /// Its code could not be read.
-    #[error("the code could not be read")]
-    Code(#[source] CodeError),
-    /// etcd was of no help.
-    #[error("the function could not be put into etcd")]
-    Etcd(#[from] EtcdError),
-}
+impl Kind for Function {
+    const PREFIX: &'static str = "/function/";
+    const NOUN: &'static str = "function";
 
-fn key(name: &str) -> String {
-    format!("{PREFIX}{name}")
-}
+    type Error = ApiError;
 
-/// Puts a function into etcd, `new` ones only if it isn't there. etcd's revision since.
-pub(super) async fn put(
-    etcd: &Etcd,
-    node: &Arc<Node>,
-    record: &FunctionRecord,
-    new: bool,
-) -> Result<u64, ShareError> {
-    let value = value(node, record).await?;
-    let key = key(&record.name);
-    match new {
-        true => etcd.create(&key, &value).await?.ok_or(ShareError::Exists),
-        false => Ok(etcd.put(&key, &value, None).await?),
+    fn names(node: &Node) -> Vec<Arc<str>> {
+        node.catalog.names()
     }
-}
 
-/// Removes a function from etcd.
-pub(super) async fn delete(etcd: &Etcd, name: &str) -> Result<(), EtcdError> {
-    etcd.delete(&key(name)).await.map(drop)
-}
-
-/// Takes over a function that may have been registered a moment ago.
-pub(super) async fn fetch(etcd: &Etcd, node: &Arc<Node>, name: &str) -> Result<(), EtcdError> {
-    if let Some(entry) = etcd.get(&key(name)).await?
-        && let Some(spec) = read(&entry)
-    {
-        adopt(node, spec, entry.revision).await;
+    fn find(node: &Node, name: &str) -> Option<Arc<Self>> {
+        node.catalog.function(name)
     }
-    Ok(())
+
+    fn shared(&self) -> Option<u64> {
+        self.record.shared
+    }
+
+    async fn value(&self, node: &Arc<Node>) -> Result<Vec<u8>, ShareError> {
+        value(node, &self.record).await
+    }
+
+    async fn adopt(node: &Arc<Node>, entry: Entry) -> bool {
+        match read(&entry) {
+            Some(spec) => adopt(node, spec, entry.revision).await,
+            None => false,
+        }
+    }
+
+    async fn adopt_soon(node: &Arc<Node>, entry: Entry) -> bool {
+        let revision = entry.revision;
+        let Some(spec) = read(&entry) else {
+            return false;
+        };
+        if spec.code_digest.is_empty() {
+            return adopt(node, spec, revision).await;
+        }
+        // Its code comes from another node. Should that fail, it is tried again when the function is
+        // called, or when everything is read again.
+        let node = Arc::clone(node);
+        tokio::spawn(async move {
+            let transfers = node.federation.as_ref().map(|it| &it.transfers);
+            if let Some(_claim) = transfers.and_then(|it| it.claim(&spec.name, revision)) {
+                adopt(&node, spec, revision).await;
+            }
+        });
+        true
+    }
+
+    async fn forget(node: &Arc<Node>, name: &str, revision: u64) -> Result<(), ApiError> {
+        functions::forget(node, name, revision).await
+    }
+
+    async fn mark(self: &Arc<Self>, node: &Arc<Node>, revision: u64) -> Result<(), ApiError> {
+        functions::mark_shared(node, self, revision).await
+    }
 }
 
 /// The original's JSON of a function.
-async fn value(node: &Arc<Node>, record: &FunctionRecord) -> Result<Vec<u8>, ShareError> {
+pub(super) async fn value(
+    node: &Arc<Node>,
+    record: &FunctionRecord,
+) -> Result<Vec<u8>, ShareError> {
     let digest = record.code.clone().unwrap_or_default();
     let archive = match Digest::parse(&digest) {
         Ok(digest) => {
@@ -115,11 +121,7 @@ async fn value(node: &Arc<Node>, record: &FunctionRecord) -> Result<Vec<u8>, Sha
         preload: record.preload.clone(),
         network: record.network.clone(),
     };
-    let value = serverledge_api::encode(&spec);
-    if value.len() > VALUE_MAX {
-        return Err(ShareError::TooLarge);
-    }
-    Ok(value)
+    Ok(serverledge_api::encode(&spec))
 }
 
 /// Of whose nodes can run it: those that somebody said, else any for the usual runtimes, and for an
@@ -136,99 +138,6 @@ fn architectures(node: &Node, record: &FunctionRecord) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
 }
 
-/// Lets the catalog follow what etcd says. `read` is told when everything has been taken over once.
-pub(super) async fn mirror(
-    node: Arc<Node>,
-    etcd: Arc<Etcd>,
-    mut changes: mpsc::Receiver<Change>,
-    read: watch::Sender<bool>,
-) {
-    // What this node can't run, so that it is said once.
-    let mut left_out = BTreeMap::new();
-    while let Some(change) = changes.recv().await {
-        match change {
-            Change::Listed(entries, revision) => {
-                reconcile(&node, &etcd, entries, revision, &mut left_out).await;
-                read.send_replace(true);
-            }
-            Change::Event(Event::Put(entry)) => take(&node, entry, &mut left_out).await,
-            Change::Event(Event::Deleted(key, revision)) => {
-                if let Some(name) = key.strip_prefix(PREFIX) {
-                    forget(&node, name, revision).await;
-                }
-            }
-            Change::Away => {}
-        }
-    }
-}
-
-/// Makes the catalog what etcd lists, which has no values, at this revision.
-async fn reconcile(
-    node: &Arc<Node>,
-    etcd: &Etcd,
-    entries: Vec<Entry>,
-    revision: u64,
-    left_out: &mut BTreeMap<String, u64>,
-) {
-    let names = entries.iter().filter_map(|e| e.key.strip_prefix(PREFIX));
-    let names: BTreeSet<String> = names.map(str::to_owned).collect();
-    for entry in &entries {
-        let Some(name) = entry.key.strip_prefix(PREFIX) else {
-            continue;
-        };
-        let known = shared(node, name) == Some(entry.revision);
-        if known || left_out.get(name) == Some(&entry.revision) {
-            continue;
-        }
-        match etcd.get(&entry.key).await {
-            Ok(Some(entry)) => take(node, entry, left_out).await,
-            // Deleted since: the watch will say so.
-            Ok(None) => {}
-            // Away: everything is listed again when it is back.
-            Err(_) => return,
-        }
-    }
-    for name in node.catalog.names() {
-        if names.contains(&*name) {
-            continue;
-        }
-        match shared(node, &name) {
-            Some(then) if then <= revision => forget(node, &name, revision).await,
-            _ => publish(node, etcd, &name).await,
-        }
-    }
-}
-
-/// The revision under which etcd has the function, as far as this node knows.
-fn shared(node: &Node, name: &str) -> Option<u64> {
-    node.catalog.function(name)?.record.shared
-}
-
-async fn take(node: &Arc<Node>, entry: Entry, left_out: &mut BTreeMap<String, u64>) {
-    let revision = entry.revision;
-    let name = entry.key.strip_prefix(PREFIX).map(str::to_owned);
-    let Some(spec) = read(&entry) else {
-        left_out.extend(name.map(|name| (name, revision)));
-        return;
-    };
-    if !spec.code_digest.is_empty() {
-        // Getting the code may take long, and others shall not wait for it. Should it fail, it is
-        // tried again when the function is called, or when everything is read again.
-        let node = Arc::clone(node);
-        tokio::spawn(async move {
-            let transfers = node.federation.as_ref().map(|it| &it.transfers);
-            if let Some(_claim) = transfers.and_then(|it| it.claim(&spec.name, revision)) {
-                adopt(&node, spec, revision).await;
-            }
-        });
-        return;
-    }
-    let taken = adopt(node, spec, revision).await;
-    if let (false, Some(name)) = (taken, name) {
-        left_out.insert(name, revision);
-    }
-}
-
 /// The function in an entry, if there is one.
 fn read(entry: &Entry) -> Option<FunctionSpec> {
     let key = &entry.key;
@@ -240,7 +149,7 @@ fn read(entry: &Entry) -> Option<FunctionSpec> {
         }
     };
     let name = &spec.name;
-    if key.strip_prefix(PREFIX) != Some(name.as_str()) {
+    if key.strip_prefix(Function::PREFIX) != Some(name.as_str()) {
         warn!(
             key,
             name, "a function has another name in etcd than it says; left out"
@@ -262,44 +171,8 @@ async fn adopt(node: &Arc<Node>, spec: FunctionSpec, revision: u64) -> bool {
                 error, "a function of the fleet can't run here; left out"
             );
             // An older one is not what callers mean any more.
-            forget(node, &name, revision).await;
+            mirror::forget::<Function>(node, &name, revision).await;
             false
-        }
-    }
-}
-
-/// Removes a function that etcd doesn't have at this revision.
-async fn forget(node: &Arc<Node>, name: &str, revision: u64) {
-    if let Err(error) = functions::forget(node, name, revision).await {
-        let error = crate::chain(&error);
-        warn!(
-            function = name,
-            error, "a deleted function could not be removed"
-        );
-    }
-}
-
-/// Puts a function into etcd that it hasn't: one from before there was an etcd, or that it lost.
-async fn publish(node: &Arc<Node>, etcd: &Etcd, name: &str) {
-    let Some(function) = node.catalog.function(name) else {
-        return;
-    };
-    match put(etcd, node, &function.record, true).await {
-        Ok(revision) => {
-            info!(function = name, "put into etcd");
-            if let Err(error) = functions::mark_shared(node, &function, revision).await {
-                let error = crate::chain(&error);
-                warn!(
-                    function = name,
-                    error, "that it is in etcd could not be stored"
-                );
-            }
-        }
-        // Registered elsewhere since: the watch will say so.
-        Err(ShareError::Exists) => {}
-        Err(error) => {
-            let error = crate::chain(&error);
-            warn!(function = name, error, "only this node has the function");
         }
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod etcd;
 mod follow;
 mod functions;
 mod member;
+mod mirror;
 pub(crate) mod offload;
 mod peers;
 mod places;
@@ -43,8 +44,9 @@ use tracing::warn;
 pub use self::code::PullError;
 use self::code::Transfers;
 use self::etcd::{Etcd, EtcdError, Values};
-pub use self::functions::ShareError;
 pub use self::member::{Member, Members};
+use self::mirror::Kind as _;
+pub use self::mirror::ShareError;
 use self::offload::Offloader;
 pub use self::peers::{Near, Peers};
 use self::question::Protocol;
@@ -52,10 +54,10 @@ use self::results::Outbox;
 use self::seal::Secret;
 pub(crate) use self::targets::Place;
 pub use self::tls::TlsError;
-use crate::catalog::FunctionRecord;
+use crate::catalog::{Function, FunctionRecord};
 use crate::config::Config;
 use crate::node::Node;
-use crate::workflows::definition::Record;
+use crate::workflows::definition::{Record, Workflow};
 
 /// How long a start waits for etcd to tell which functions there are.
 const FIRST_READ_MAX: Duration = Duration::from_secs(3);
@@ -153,18 +155,19 @@ impl Federation {
         record: &FunctionRecord,
         new: bool,
     ) -> Result<u64, ShareError> {
-        functions::put(&self.etcd, node, record, new).await
+        let value = functions::value(node, record).await?;
+        mirror::put::<Function>(&self.etcd, &record.name, value, new).await
     }
 
     /// Removes a function from etcd.
     pub(crate) async fn withdraw(&self, name: &str) -> Result<(), EtcdError> {
-        functions::delete(&self.etcd, name).await
+        mirror::delete::<Function>(&self.etcd, name).await
     }
 
     /// Takes over a function that this node doesn't know, if the fleet does.
     pub(crate) async fn fetch_function(&self, node: &Arc<Node>, name: &str) {
         // An error has been logged, once, by who met it first.
-        let _ = functions::fetch(&self.etcd, node, name).await;
+        let _ = mirror::fetch::<Function>(&self.etcd, node, name).await;
     }
 
     /// Puts a workflow into etcd; its revision since.
@@ -174,18 +177,19 @@ impl Federation {
         record: &Record,
         new: bool,
     ) -> Result<u64, ShareError> {
-        workflows::put(&self.etcd, node, record, new).await
+        let value = workflows::value(node, record);
+        mirror::put::<Workflow>(&self.etcd, &record.name, value, new).await
     }
 
     /// Removes a workflow from etcd.
     pub(crate) async fn withdraw_workflow(&self, name: &str) -> Result<(), EtcdError> {
-        workflows::delete(&self.etcd, name).await
+        mirror::delete::<Workflow>(&self.etcd, name).await
     }
 
     /// Takes over a workflow that this node doesn't know, if the fleet does.
-    pub(crate) async fn fetch_workflow(&self, node: &Node, name: &str) {
+    pub(crate) async fn fetch_workflow(&self, node: &Arc<Node>, name: &str) {
         // An error has been logged, once, by who met it first.
-        let _ = workflows::fetch(&self.etcd, node, name).await;
+        let _ = mirror::fetch::<Workflow>(&self.etcd, node, name).await;
     }
 
     /// Lets the fleet have the result of the call `id`, which is in the store, soon.
@@ -211,14 +215,17 @@ pub(crate) async fn start(node: &Arc<Node>, address: SocketAddr) -> Option<Runni
         tasks.spawn(follow::follow(etcd, prefix, values, refresh, sender));
         receiver
     };
-    let functions = follow(functions::PREFIX, Values::Left);
-    let workflows = follow(workflows::PREFIX, Values::Left);
+    let functions = follow(Function::PREFIX, Values::Left);
+    let workflows = follow(Workflow::PREFIX, Values::Left);
     let mut members = follow(member::PREFIX, Values::Included);
     let (told, mut read) = watch::channel(false);
     let etcd = Arc::clone(&federation.etcd);
-    tasks.spawn(functions::mirror(Arc::clone(node), etcd, functions, told));
+    let mirror = mirror::mirror::<Function>(Arc::clone(node), etcd, functions, told);
+    tasks.spawn(mirror);
     let etcd = Arc::clone(&federation.etcd);
-    tasks.spawn(workflows::mirror(Arc::clone(node), etcd, workflows));
+    let (told, _) = watch::channel(false);
+    let mirror = mirror::mirror::<Workflow>(Arc::clone(node), etcd, workflows, told);
+    tasks.spawn(mirror);
     let this = Arc::clone(node);
     tasks.spawn(async move {
         while let (Some(change), Some(federation)) = (members.recv().await, &this.federation) {

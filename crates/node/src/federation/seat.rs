@@ -15,8 +15,10 @@ use tracing::debug;
 
 use super::etcd::{Entry, Etcd, Event, Values};
 use super::follow::{Change, follow};
+use super::mirror::Kind as _;
 use super::tls::TlsError;
-use super::{CHANGES_MAX, Member, Members, functions, member, outbound_address, registration};
+use super::{CHANGES_MAX, Member, Members, member, outbound_address, registration};
+use crate::catalog::Function;
 use crate::config::Config;
 
 /// How long a stop waits for the entry to be gone.
@@ -78,7 +80,7 @@ impl Seat {
 
     /// What functions there are, from now on.
     pub(crate) fn functions(&mut self, tell: impl Fn(News) + Send + Sync + 'static) {
-        let mut changes = self.follow(functions::PREFIX, Values::Left);
+        let mut changes = self.follow(Function::PREFIX, Values::Left);
         let etcd = Arc::clone(&self.etcd);
         self.tasks.spawn(async move {
             let mut known: BTreeMap<String, u64> = BTreeMap::new();
@@ -173,7 +175,7 @@ async fn reconcile(
 fn take(entry: Entry, known: &mut BTreeMap<String, u64>, tell: &impl Fn(News)) {
     known.insert(entry.key.clone(), entry.revision);
     match serverledge_api::decode::<FunctionSpec>(&entry.value) {
-        Ok(spec) if entry.key.strip_prefix(functions::PREFIX) == Some(spec.name.as_str()) => {
+        Ok(spec) if entry.key.strip_prefix(Function::PREFIX) == Some(spec.name.as_str()) => {
             let code = String::new();
             tell(News::Known(Box::new(FunctionSpec { code, ..spec })));
         }
@@ -184,7 +186,7 @@ fn take(entry: Entry, known: &mut BTreeMap<String, u64>, tell: &impl Fn(News)) {
 
 fn forget(key: &str, known: &mut BTreeMap<String, u64>, tell: &impl Fn(News)) {
     known.remove(key);
-    if let Some(name) = key.strip_prefix(functions::PREFIX) {
+    if let Some(name) = key.strip_prefix(Function::PREFIX) {
         tell(News::Gone(name.to_owned()));
     }
 }

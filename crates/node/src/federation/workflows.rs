@@ -5,23 +5,18 @@
 //! What another implementation has put there has no definition: its tasks become one. What the
 //! original can't express has a stand-in for its nodes that says so.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serverledge_api::SerializedWorkflow;
-use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::etcd::{Entry, Etcd, EtcdError, Event, VALUE_MAX};
-use super::follow::Change;
-use super::functions::ShareError;
+use super::etcd::Entry;
+use super::mirror::{self, Kind, ShareError};
 use crate::node::Node;
-use crate::workflows::definition::{self, Options, Record};
+use crate::workflows::definition::{self, Options, Record, Workflow};
+use crate::workflows::error::RegisterError;
 use crate::workflows::original;
-
-/// What begins the keys of workflows.
-pub(super) const PREFIX: &str = "/workflow/";
 
 /// A workflow as etcd has it.
 #[derive(Debug, Serialize)]
@@ -54,29 +49,43 @@ struct Definition {
     registered: i64,
 }
 
-fn key(name: &str) -> String {
-    format!("{PREFIX}{name}")
+impl Kind for Workflow {
+    const PREFIX: &'static str = "/workflow/";
+    const NOUN: &'static str = "workflow";
+
+    type Error = RegisterError;
+
+    fn names(node: &Node) -> Vec<Arc<str>> {
+        node.workflows.catalog.names()
+    }
+
+    fn find(node: &Node, name: &str) -> Option<Arc<Self>> {
+        node.workflows.catalog.workflow(name)
+    }
+
+    fn shared(&self) -> Option<u64> {
+        self.record.shared
+    }
+
+    async fn value(&self, node: &Arc<Node>) -> Result<Vec<u8>, ShareError> {
+        Ok(value(node, &self.record))
+    }
+
+    async fn adopt(node: &Arc<Node>, entry: Entry) -> bool {
+        adopt(node, entry).await
+    }
+
+    async fn forget(node: &Arc<Node>, name: &str, revision: u64) -> Result<(), RegisterError> {
+        definition::forget(node, name, revision).await
+    }
+
+    async fn mark(self: &Arc<Self>, node: &Arc<Node>, revision: u64) -> Result<(), RegisterError> {
+        definition::mark_shared(node, self, revision).await
+    }
 }
 
-/// Puts a workflow into etcd, `new` ones only if it isn't there. etcd's revision since.
-pub(super) async fn put(
-    etcd: &Etcd,
-    node: &Node,
-    record: &Record,
-    new: bool,
-) -> Result<u64, ShareError> {
-    let value = value(node, record);
-    if value.len() > VALUE_MAX {
-        return Err(ShareError::TooLarge);
-    }
-    let key = key(&record.name);
-    match new {
-        true => etcd.create(&key, &value).await?.ok_or(ShareError::Exists),
-        false => Ok(etcd.put(&key, &value, None).await?),
-    }
-}
-
-fn value(node: &Node, record: &Record) -> Vec<u8> {
+/// The original's JSON of a workflow, with ours beside it.
+pub(super) fn value(node: &Node, record: &Record) -> Vec<u8> {
     let serialized = original::serialized(node, record);
     let stub = || original::export::stub(&record.name, &record.definition());
     let definition = record.original.is_none().then(|| Definition {
@@ -91,93 +100,9 @@ fn value(node: &Node, record: &Record) -> Vec<u8> {
     })
 }
 
-/// Removes a workflow from etcd.
-pub(super) async fn delete(etcd: &Etcd, name: &str) -> Result<(), EtcdError> {
-    etcd.delete(&key(name)).await.map(drop)
-}
-
-/// Takes over a workflow that may have been registered a moment ago.
-pub(super) async fn fetch(etcd: &Etcd, node: &Node, name: &str) -> Result<(), EtcdError> {
-    if let Some(entry) = etcd.get(&key(name)).await? {
-        adopt(node, entry).await;
-    }
-    Ok(())
-}
-
-/// Lets the catalog follow what etcd says.
-pub(super) async fn mirror(node: Arc<Node>, etcd: Arc<Etcd>, mut changes: mpsc::Receiver<Change>) {
-    // What is no workflow, so that it is said once.
-    let mut left_out = BTreeMap::new();
-    while let Some(change) = changes.recv().await {
-        match change {
-            Change::Listed(entries, revision) => {
-                reconcile(&node, &etcd, entries, revision, &mut left_out).await;
-            }
-            Change::Event(Event::Put(entry)) => take(&node, entry, &mut left_out).await,
-            Change::Event(Event::Deleted(key, revision)) => {
-                if let Some(name) = key.strip_prefix(PREFIX) {
-                    forget(&node, name, revision).await;
-                }
-            }
-            Change::Away => {}
-        }
-    }
-}
-
-/// Makes the catalog what etcd lists, which has no values, at this revision.
-async fn reconcile(
-    node: &Node,
-    etcd: &Etcd,
-    entries: Vec<Entry>,
-    revision: u64,
-    left_out: &mut BTreeMap<String, u64>,
-) {
-    let names = entries.iter().filter_map(|e| e.key.strip_prefix(PREFIX));
-    let names: BTreeSet<String> = names.map(str::to_owned).collect();
-    for entry in &entries {
-        let Some(name) = entry.key.strip_prefix(PREFIX) else {
-            continue;
-        };
-        let known = shared(node, name) == Some(entry.revision);
-        if known || left_out.get(name) == Some(&entry.revision) {
-            continue;
-        }
-        match etcd.get(&entry.key).await {
-            Ok(Some(entry)) => take(node, entry, left_out).await,
-            // Deleted since: the watch will say so.
-            Ok(None) => {}
-            // Away: everything is listed again when it is back.
-            Err(_) => return,
-        }
-    }
-    for name in node.workflows.catalog.names() {
-        if names.contains(&*name) {
-            continue;
-        }
-        match shared(node, &name) {
-            Some(then) if then <= revision => forget(node, &name, revision).await,
-            _ => publish(node, etcd, &name).await,
-        }
-    }
-}
-
-/// The revision under which etcd has the workflow, as far as this node knows.
-fn shared(node: &Node, name: &str) -> Option<u64> {
-    node.workflows.catalog.workflow(name)?.record.shared
-}
-
-async fn take(node: &Node, entry: Entry, left_out: &mut BTreeMap<String, u64>) {
-    let revision = entry.revision;
-    let name = entry.key.strip_prefix(PREFIX).map(str::to_owned);
-    let taken = adopt(node, entry).await;
-    if let (false, Some(name)) = (taken, name) {
-        left_out.insert(name, revision);
-    }
-}
-
 /// Takes over a workflow as etcd has it; `false` if it is none.
-async fn adopt(node: &Node, entry: Entry) -> bool {
-    let Some(name) = entry.key.strip_prefix(PREFIX) else {
+async fn adopt(node: &Arc<Node>, entry: Entry) -> bool {
+    let Some(name) = entry.key.strip_prefix(Workflow::PREFIX) else {
         return false;
     };
     let record = match read(name, &entry) {
@@ -188,7 +113,7 @@ async fn adopt(node: &Node, entry: Entry) -> bool {
                 error, "what etcd has is no workflow; left out"
             );
             // An older one is not what callers mean any more.
-            forget(node, name, entry.revision).await;
+            mirror::forget::<Workflow>(node, name, entry.revision).await;
             return false;
         }
     };
@@ -200,7 +125,7 @@ async fn adopt(node: &Node, entry: Entry) -> bool {
                 workflow = name,
                 error, "a workflow of the fleet can't run here; left out"
             );
-            forget(node, name, entry.revision).await;
+            mirror::forget::<Workflow>(node, name, entry.revision).await;
             false
         }
     }
@@ -241,40 +166,4 @@ fn read(name: &str, entry: &Entry) -> Result<Record, String> {
         shared,
         ..Record::default()
     })
-}
-
-/// Removes a workflow that etcd doesn't have at this revision.
-async fn forget(node: &Node, name: &str, revision: u64) {
-    if let Err(error) = definition::forget(node, name, revision).await {
-        let error = crate::chain(&error);
-        warn!(
-            workflow = name,
-            error, "a deleted workflow could not be removed"
-        );
-    }
-}
-
-/// Puts a workflow into etcd that it hasn't: one from before there was an etcd, or that it lost.
-async fn publish(node: &Node, etcd: &Etcd, name: &str) {
-    let Some(workflow) = node.workflows.catalog.workflow(name) else {
-        return;
-    };
-    match put(etcd, node, &workflow.record, true).await {
-        Ok(revision) => {
-            info!(workflow = name, "put into etcd");
-            if let Err(error) = definition::mark_shared(node, &workflow, revision).await {
-                let error = crate::chain(&error);
-                warn!(
-                    workflow = name,
-                    error, "that it is in etcd could not be stored"
-                );
-            }
-        }
-        // Registered elsewhere since: the watch will say so.
-        Err(ShareError::Exists) => {}
-        Err(error) => {
-            let error = crate::chain(&error);
-            warn!(workflow = name, error, "only this node has the workflow");
-        }
-    }
 }

@@ -2,7 +2,7 @@
 //! status an error gets is decided in `error.rs`, last.
 
 mod body;
-mod error;
+pub(crate) mod error;
 mod executions;
 mod fleet;
 pub(crate) mod functions;
