@@ -5,6 +5,7 @@
 //! idempotent. A call that was running at so many crashes that it may be their cause is given up;
 //! that it waited at a crash, or that the node was told to stop, doesn't count.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -50,6 +51,9 @@ struct Accepted {
     /// Wanted response time, seconds since it was accepted; 0 or less: none.
     #[serde(default)]
     response_time_max: f64,
+    /// Headers of the trace that it belongs to.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    trace: BTreeMap<String, String>,
     accepted_unix: f64,
     /// Whether `function` is a workflow.
     #[serde(default)]
@@ -68,6 +72,7 @@ impl Accepted {
         let along = node.qos.along(&self.qos_class, remaining, true);
         Along {
             response_time_max: remaining,
+            trace: Along::trace_from(&self.trace),
             ..along.unwrap_or_default()
         }
     }
@@ -154,6 +159,7 @@ impl AsyncCalls {
             can_offload,
             qos_class: along.qos_class.clone(),
             response_time_max: along.response_time_max,
+            trace: along.kept_trace(),
             accepted_unix: unix_now(),
             is_workflow: false,
         };
@@ -175,6 +181,7 @@ impl AsyncCalls {
             can_offload,
             qos_class: QosClass::default(),
             response_time_max: 0.0,
+            trace: BTreeMap::new(),
             accepted_unix: unix_now(),
             is_workflow: true,
         };

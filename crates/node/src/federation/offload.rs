@@ -87,6 +87,23 @@ impl Along {
         });
         known.collect()
     }
+
+    /// The trace as text, for a call that waits on disk.
+    pub(crate) fn kept_trace(&self) -> BTreeMap<String, String> {
+        let text = |(name, value): (&HeaderName, &HeaderValue)| {
+            Some((name.to_string(), value.to_str().ok()?.to_owned()))
+        };
+        self.trace.iter().filter_map(text).collect()
+    }
+
+    /// The trace that was kept as text.
+    pub(crate) fn trace_from(kept: &BTreeMap<String, String>) -> HeaderMap {
+        let known = TRACE.into_iter().filter_map(|name| {
+            let value = kept.get(name.as_str())?.parse().ok()?;
+            Some((name, value))
+        });
+        known.collect()
+    }
 }
 
 /// How sending a call ended.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
+use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 
@@ -221,15 +222,15 @@ fn a_call_makes_one_hop() {
     refused.problem(&["b: has no room"]);
 }
 
-#[test]
-fn the_originals_nodes_get_what_they_know() {
-    let line = RECORDED.lines().next().unwrap();
-    let recorded: Value = serde_json::from_str(line).unwrap();
-    let answer = recorded["peer_answered"].as_str().unwrap().to_owned();
-    let expected = &recorded["peer_received"][0]["body"];
+/// A member of the cloud that answers one request as another implementation did, and tells what it
+/// has got: head and body.
+fn recorded_peer(etcd: &Etcd) -> JoinHandle<(String, String)> {
+    let answer = recorded()["peer_answered"].as_str().unwrap().to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let peer = std::thread::spawn(move || {
+    let entry = format!("127.0.0.1;{port};9996;amd64");
+    etcd.put("registry/CLOUD/amd64/peer", &entry);
+    std::thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
         let mut reader = BufReader::new(stream);
         let (mut head, mut length) = (String::new(), 0);
@@ -248,13 +249,17 @@ fn the_originals_nodes_get_what_they_know() {
         let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n{answer}");
         reader.get_mut().write_all(reply.as_bytes()).unwrap();
         (head, String::from_utf8(body).unwrap())
-    });
+    })
+}
 
+fn recorded() -> Value {
+    serde_json::from_str(RECORDED.lines().next().unwrap()).unwrap()
+}
+
+#[test]
+fn the_originals_nodes_get_what_they_know() {
     let etcd = etcd();
-    etcd.put(
-        "registry/CLOUD/amd64/peer",
-        &format!("127.0.0.1;{port};9996;amd64"),
-    );
+    let peer = recorded_peer(&etcd);
     let edge = edge(&etcd, "cloudonly").start();
     sees(&edge, 2);
     edge.create(&echo("off"));
@@ -265,7 +270,9 @@ fn the_originals_nodes_get_what_they_know() {
     let (head, body) = peer.join().unwrap();
     assert!(head.starts_with("POST /invoke/off HTTP/1.1\r\n"), "{head}");
     // The recorded call wanted an answer within 1.5 s, of which some have passed when it is sent.
-    assert_eq!(body, expected.as_str().unwrap().replace("1.5", "0"));
+    let recorded = recorded();
+    let expected = recorded["peer_received"][0]["body"].as_str().unwrap();
+    assert_eq!(body, expected.replace("1.5", "0"));
     assert_eq!(reply["ExecutionNode"], "peer");
     assert_eq!(reply["Result"], "42");
     // 6 ms, says the peer, who answered at once.
@@ -273,4 +280,30 @@ fn the_originals_nodes_get_what_they_know() {
         reply["OffloadLatency"].as_f64().unwrap() > -0.006,
         "{reply}"
     );
+}
+
+#[test]
+fn the_trace_goes_along_with_an_async_call_too() {
+    let etcd = etcd();
+    let peer = recorded_peer(&etcd);
+    let edge = edge(&etcd, "cloudonly").start();
+    sees(&edge, 2);
+    edge.create(&echo("off"));
+    let request = json!({ "Params": {}, "CanDoOffloading": true, "Async": true }).to_string();
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let headers = [
+        ("traceparent", trace),
+        ("tracestate", "a=1"),
+        ("x-mine", "1"),
+    ];
+    let body = request.as_bytes();
+    let accepted = http::request(edge.address, "POST", "/invoke/off", &headers, body).unwrap();
+    accepted.expect(200);
+    let (head, _) = peer.join().unwrap();
+    assert!(
+        head.contains(&format!("traceparent: {trace}\r\n")),
+        "{head}"
+    );
+    assert!(head.contains("tracestate: a=1\r\n"), "{head}");
+    assert!(!head.contains("x-mine"), "{head}");
 }
