@@ -6,6 +6,7 @@
 mod client;
 mod decision;
 mod docker;
+mod hop;
 mod lb;
 mod load;
 mod measure;
@@ -37,9 +38,10 @@ enum Benchmark {
     Idle,
     Workflow,
     Balancer,
+    Hop,
 }
 
-const BENCHMARKS: [(&str, Benchmark); 13] = [
+const BENCHMARKS: [(&str, Benchmark); 14] = [
     ("warm-python", Benchmark::Warm(Language::Python)),
     ("warm-node", Benchmark::Warm(Language::Node)),
     ("wasm", Benchmark::Wasm),
@@ -53,6 +55,7 @@ const BENCHMARKS: [(&str, Benchmark); 13] = [
     ("idle", Benchmark::Idle),
     ("workflow", Benchmark::Workflow),
     ("lb", Benchmark::Balancer),
+    ("hop", Benchmark::Hop),
 ];
 
 /// What is measured, how often and how long.
@@ -128,6 +131,7 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
             Benchmark::Idle => measure::idle(&mut report)?,
             Benchmark::Workflow => workflow::all(&plan, &mut report)?,
             Benchmark::Balancer => lb::calls(&plan, &mut report)?,
+            Benchmark::Hop => hop::calls(&plan, &mut report)?,
         }
     }
     report.print();

@@ -310,7 +310,7 @@ fn compile_noop(directory: &Path) -> anyhow::Result<()> {
 }
 
 /// A name in the directory for temporary files that nobody else has.
-fn temporary(what: &str) -> PathBuf {
+pub(super) fn temporary(what: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("serverledge-bench-{}-{what}-{number}", std::process::id());
