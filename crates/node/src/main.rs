@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serverledge::config::Files;
 
 /// A node of the Serverledge function platform.
 #[derive(Debug, Parser)]
@@ -21,6 +22,9 @@ struct Arguments {
     /// Configuration file (default: serverledge-conf.* in /etc/serverledge, $HOME or the working
     /// directory).
     config: Option<PathBuf>,
+    /// Classes of calls (default: serverledge-classes.json in the same places); qos.class.* in the
+    /// configuration does the same.
+    classes: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -71,7 +75,10 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::parse();
     let result = match arguments.command {
-        None => commands::serve::run(arguments.config.as_deref()),
+        None => commands::serve::run(Files {
+            config: arguments.config.as_deref(),
+            classes: arguments.classes.as_deref(),
+        }),
         Some(Command::Dev(arguments)) => commands::dev::run(&arguments),
         Some(Command::Demo(command)) => commands::demo::run(&command),
         Some(Command::Lb { config }) => commands::lb::run(config.as_deref()),

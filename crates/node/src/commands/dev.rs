@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
-use serverledge::config::Config;
+use serverledge::config::{Config, Files};
 use serverledge_api::{Client, Problem};
 use tokio::net::TcpListener;
 
@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut environment: Vec<(String, String)> = serve::environment().collect();
     let path = storage.0.to_string_lossy().into_owned();
     environment.push(("SERVERLEDGE_STORAGE_PATH".into(), path));
-    let (config, _) = Config::load(None, environment.into_iter(), &[])?;
+    let (config, _) = Config::load(Files::default(), environment.into_iter(), &[])?;
     serve::init_logging(config.log_format);
     serve::runtime()?.block_on(async {
         let (end, stop) = serve::stop_signals()?;

@@ -52,7 +52,7 @@ enum Command {
 /// Does it, and prints what was done.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let explicit = arguments.config.as_deref();
-    let (config, _) = Config::load(explicit, serve::environment(), &serve::search_dirs())?;
+    let (config, _) = Config::load(explicit.into(), serve::environment(), &serve::search_dirs())?;
     serve::init_logging(config.log_format);
     let store = ImageStore::open(config.image.store(&config.storage.path))?;
     let printed = match &arguments.command {

@@ -10,7 +10,8 @@ use super::serve;
 
 /// Loads the configuration and runs a balancer in the foreground.
 pub(crate) fn run(explicit: Option<&Path>) -> anyhow::Result<()> {
-    let (config, warnings) = Config::load(explicit, serve::environment(), &serve::search_dirs())?;
+    let (config, warnings) =
+        Config::load(explicit.into(), serve::environment(), &serve::search_dirs())?;
     serve::init_logging(config.log_format);
     for warning in warnings {
         warn!("{warning}");

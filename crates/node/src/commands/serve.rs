@@ -1,11 +1,11 @@
 //! `serverledge [CONFIG]`: runs a node until it is told to stop.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serverledge::config::{Config, LogFormat};
+use serverledge::config::{Config, Files, LogFormat};
 use serverledge::node::Node;
 use serverledge_core::Ipv4Network;
 use tokio::net::{TcpListener, lookup_host};
@@ -16,8 +16,8 @@ use tracing::{info, warn};
 use super::backend;
 
 /// Loads the configuration and runs a node in the foreground.
-pub(crate) fn run(explicit: Option<&Path>) -> anyhow::Result<()> {
-    let (config, warnings) = Config::load(explicit, environment(), &search_dirs())?;
+pub(crate) fn run(files: Files<'_>) -> anyhow::Result<()> {
+    let (config, warnings) = Config::load(files, environment(), &search_dirs())?;
     init_logging(config.log_format);
     for warning in warnings {
         warn!("{warning}");

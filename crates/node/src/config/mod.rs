@@ -6,6 +6,7 @@
 //! understood is an error, and all errors are reported together.
 
 mod balancer;
+mod classes;
 mod error;
 mod file;
 mod keys;
@@ -40,6 +41,24 @@ const VARIABLE_PREFIX: &str = "SERVERLEDGE_";
 /// Shortest secret: whoever sees a datagram can try all shorter ones.
 const SECRET_MIN: usize = 16;
 
+/// Files that somebody has named.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Files<'a> {
+    /// In place of `serverledge-conf.*`.
+    pub config: Option<&'a Path>,
+    /// In place of `serverledge-classes.json`.
+    pub classes: Option<&'a Path>,
+}
+
+impl<'a> From<Option<&'a Path>> for Files<'a> {
+    fn from(config: Option<&'a Path>) -> Self {
+        Self {
+            config,
+            classes: None,
+        }
+    }
+}
+
 /// A configuration in the making.
 #[derive(Default)]
 struct Loader {
@@ -51,23 +70,25 @@ struct Loader {
 impl Config {
     /// Reads the configuration.
     ///
-    /// `explicit` is read as given. Without it, the first `serverledge-conf.*` in `search_dirs` is,
-    /// and no file is fine. Variables `SERVERLEDGE_<KEY>` of `environment`, with `_` for `.`, win
+    /// The `files` given are read. Without, the first `serverledge-conf.*` in `search_dirs` is, and the
+    /// first `serverledge-classes.json`, and no file is fine. Variables `SERVERLEDGE_<KEY>` of `environment`, with `_` for `.`, win
     /// over the file; `HOME` and `XDG_DATA_HOME` decide where a user's node keeps its data.
     pub fn load(
-        explicit: Option<&Path>,
+        files: Files<'_>,
         environment: impl Iterator<Item = (String, String)>,
         search_dirs: &[PathBuf],
     ) -> Result<(Self, Vec<Warning>), ConfigError> {
         let environment: BTreeMap<String, String> = environment.collect();
         let mut loader = Loader::default();
         loader.default_storage(&environment);
-        let path = match explicit {
-            Some(path) => Some(path.to_path_buf()),
-            None => file::find(search_dirs),
-        };
-        if let Some(path) = path {
-            loader.read_file(&path);
+        let given = |path: Option<&Path>| path.map(Path::to_path_buf);
+        let classes = given(files.classes).or_else(|| classes::find(search_dirs));
+        if let Some(path) = classes {
+            loader.read(&path, classes::read(&path));
+        }
+        let config = given(files.config).or_else(|| file::find(search_dirs));
+        if let Some(path) = config {
+            loader.read(&path, file::read(&path));
         }
         loader.read_environment(&environment);
         loader.check();
@@ -101,9 +122,9 @@ impl Loader {
             .unwrap_or_default();
     }
 
-    fn read_file(&mut self, path: &Path) {
+    fn read(&mut self, path: &Path, settings: Result<Vec<(String, Scalar)>, String>) {
         let place = path.display().to_string();
-        let entries = match file::read(path) {
+        let entries = match settings {
             Ok(entries) => entries,
             Err(text) => return self.problem(None, &place, text),
         };

@@ -14,7 +14,7 @@ fn load(name: &str, text: &str, environment: &[(&str, &str)]) -> Loaded {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(name);
     std::fs::write(&path, text).unwrap();
-    Config::load(Some(&path), variables(environment), &[])
+    Config::load(Some(&*path).into(), variables(environment), &[])
 }
 
 fn variables(environment: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
@@ -71,7 +71,7 @@ fn the_table_agrees_with_the_structs() {
 
 #[test]
 fn without_a_file_there_are_defaults() {
-    let (config, warnings) = Config::load(None, variables(&[]), &[]).unwrap();
+    let (config, warnings) = Config::load(Files::default(), variables(&[]), &[]).unwrap();
     let config = Config {
         storage: Storage::default(),
         ..config
@@ -425,7 +425,7 @@ fn broken_files_are_named() {
     check("f.ini", "a = 1", "must end in .json, .toml, .yaml");
     check("g", "a = 1", "must end in");
     let missing = Path::new("nowhere/at/all.yaml");
-    let error = Config::load(Some(missing), variables(&[]), &[])
+    let error = Config::load(Some(missing).into(), variables(&[]), &[])
         .unwrap_err()
         .to_string();
     assert!(
@@ -446,7 +446,7 @@ fn files_are_searched_in_order_and_explicit_ones_win() {
         second.clone(),
     ];
     let port = |explicit: Option<&Path>| {
-        Config::load(explicit, variables(&[]), &places)
+        Config::load(explicit.into(), variables(&[]), &places)
             .unwrap()
             .0
             .api
@@ -470,7 +470,7 @@ fn a_user_without_a_home_must_say_where_data_goes() {
         let all = environment
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_string()));
-        Config::load(None, all, &[]).map(|(config, _)| config.storage.path)
+        Config::load(Files::default(), all, &[]).map(|(config, _)| config.storage.path)
     };
     let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     if is_root {
@@ -544,6 +544,50 @@ fn classes_are_read_by_name_in_any_notation() {
         (qos.cloud_bandwidth_mbit, qos.edge_bandwidth_mbit),
         (10.0, 0.0)
     );
+}
+
+#[test]
+fn classes_are_read_from_a_file_of_their_own_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let classes = directory.path().join("serverledge-classes.json");
+    let text = r#"[
+        {"name": "Critical", "utility": 2.5, "maximumResponseTime": 0.5, "completedPercentage": 0.75},
+        {"name": "batch", "utility": 0.1, "maximumResponseTime": -1},
+        {"name": "plain"}
+    ]"#;
+    let read = |text: &str, config: &str| {
+        std::fs::write(&classes, text).unwrap();
+        std::fs::write(directory.path().join("serverledge-conf.yaml"), config).unwrap();
+        let places = [directory.path().to_path_buf()];
+        let loaded = Config::load(Files::default(), variables(&[]), &places);
+        loaded.map(|(config, _)| config.qos.classes().unwrap().all().to_vec())
+    };
+    // What the configuration says of a class wins.
+    let all = read(text, "qos.class.critical.utility: 3").unwrap();
+    let [_, batch, critical, plain] = all.as_slice() else {
+        panic!("{all:?}");
+    };
+    assert_eq!((batch.utility, batch.deadline), (0.1, None));
+    assert_eq!((critical.utility, critical.completion), (3.0, 0.75));
+    assert_eq!(critical.deadline, Some(Duration::from_millis(500)));
+    assert_eq!(plain, &serverledge_core::qos::Class::new("plain"));
+    for (text, why) in [
+        ("{}", "expected a list"),
+        (r#"[{"name": "a.b"}]"#, "no dots"),
+        (r#"[{"utility": 1}]"#, "missing field `name`"),
+        (r#"[{"name": "a", "utilty": 1}]"#, "unknown field `utilty`"),
+        (
+            r#"[{"name": "a", "completedPercentage": 75}]"#,
+            "from 0 to 1",
+        ),
+        (r#"[{"name": "a"}, {"name": "A"}]"#, "set twice"),
+    ] {
+        let error = read(text, "").unwrap_err().to_string();
+        assert!(
+            error.contains(why) && error.contains("serverledge-classes.json"),
+            "{error}"
+        );
+    }
 }
 
 #[test]
