@@ -446,8 +446,9 @@ fn an_etcd_with_tls_and_passwords_is_used_as_any_other() {
     etcd.start();
     etcd.log_in();
     eventually("a to be let in again", || {
-        let body = echo("later").body();
-        (a.post("/create", &body).status == 200).then_some(())
+        // 409: an answer has been lost on a busy machine.
+        let created = a.post("/create", &echo("later").body()).status;
+        matches!(created, 200 | 409).then_some(())
     });
     etcd.forget_logins();
     eventually("b to be let in again", || {
