@@ -6,7 +6,7 @@
 mod client;
 mod decision;
 mod docker;
-mod hop;
+mod fleet;
 mod lb;
 mod load;
 mod measure;
@@ -38,7 +38,7 @@ enum Benchmark {
     Idle,
     Workflow,
     Balancer,
-    Hop,
+    Fleet,
 }
 
 const BENCHMARKS: [(&str, Benchmark); 14] = [
@@ -55,7 +55,7 @@ const BENCHMARKS: [(&str, Benchmark); 14] = [
     ("idle", Benchmark::Idle),
     ("workflow", Benchmark::Workflow),
     ("lb", Benchmark::Balancer),
-    ("hop", Benchmark::Hop),
+    ("fleet", Benchmark::Fleet),
 ];
 
 /// What is measured, how often and how long.
@@ -131,7 +131,7 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
             Benchmark::Idle => measure::idle(&mut report)?,
             Benchmark::Workflow => workflow::all(&plan, &mut report)?,
             Benchmark::Balancer => lb::calls(&plan, &mut report)?,
-            Benchmark::Hop => hop::calls(&plan, &mut report)?,
+            Benchmark::Fleet => fleet::all(&plan, &mut report)?,
         }
     }
     report.print();

@@ -151,11 +151,17 @@ impl Server {
         self.storage.clone().context("only a node has a directory")
     }
 
+    /// Kills it.
+    pub(super) fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Kills the node and starts it again.
     pub(super) fn crash(&mut self) -> anyhow::Result<()> {
         let directory = self.directory()?;
-        self.child.kill()?;
-        self.child.wait()?;
+        self.kill()?;
         let _ = std::fs::remove_file(directory.join("storage").join(NODE_ADDRESS));
         self.child = spawn(&[], &directory.join("bench.yaml"))?;
         self.wait(NODE_ADDRESS)
