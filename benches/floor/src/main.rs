@@ -3,9 +3,12 @@
 //! back. No isolation, no scheduler, no limits, no error handling worth the name: nothing real can
 //! be much faster, which is what makes it a measure.
 //!
-//! `floor INTERPRETER SCRIPT PROCESSES` prints its port and serves until it is killed.
+//! `floor INTERPRETER SCRIPT PROCESSES` prints its port and serves until it is killed. So does
+//! `floor proxy PORT`, which passes everything on to that port.
 
 #![expect(clippy::print_stdout, reason = "tells its port")]
+
+mod proxy;
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -29,14 +32,17 @@ fn main() -> Result<(), Error> {
     let mut next = || {
         arguments
             .next()
-            .ok_or("usage: floor INTERPRETER SCRIPT PROCESSES")
+            .ok_or("usage: floor INTERPRETER SCRIPT PROCESSES, or floor proxy PORT")
     };
-    let (interpreter, script, processes) = (next()?, next()?, next()?.parse()?);
+    let (program, argument) = (next()?, next()?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()?;
-    runtime.block_on(serve(&interpreter, &script, processes))
+    match program.as_str() {
+        "proxy" => runtime.block_on(proxy::serve(argument.parse()?)),
+        interpreter => runtime.block_on(serve(interpreter, &argument, next()?.parse()?)),
+    }
 }
 
 async fn serve(interpreter: &str, script: &str, processes: usize) -> Result<(), Error> {

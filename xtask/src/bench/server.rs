@@ -53,10 +53,18 @@ pub(super) fn floor(language: Language, processes: usize) -> anyhow::Result<Serv
         Language::Node => "benches/floor.mjs",
         Language::Java => bail!("the floor has no Java"),
     };
+    let script = root().join(script).display().to_string();
+    start_floor(&[language.interpreter(), &script, &processes.to_string()])
+}
+
+/// The floor of load balancers, in front of the node at this port.
+pub(super) fn proxy(port: u16) -> anyhow::Result<Server> {
+    start_floor(&["proxy", &port.to_string()])
+}
+
+fn start_floor(arguments: &[&str]) -> anyhow::Result<Server> {
     let child = Command::new(target().join("release/floor"))
-        .arg(language.interpreter())
-        .arg(root().join(script))
-        .arg(processes.to_string())
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
