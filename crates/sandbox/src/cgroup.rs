@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::thread::sleep;
@@ -19,6 +19,9 @@ use rustix::process::{Pid, Signal, kill_process};
 pub(crate) const CPU_PERIOD_US: f64 = 50_000.0;
 /// How long removing a group is tried. The kernel keeps one busy until its last process is reaped.
 const REMOVE_FOR: Duration = Duration::from_secs(5);
+
+/// What all groups of nodes are below.
+const GROUP: &str = "serverledge";
 
 /// Digits of a container's id.
 const CONTAINER_ID: usize = 64;
@@ -56,7 +59,7 @@ impl Groups {
     pub(crate) fn open(state_dir: &Path) -> Groups {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let (version, roots) = hierarchies(&mounts);
-        let group = Path::new("serverledge").join(format!("{:016x}", hash(state_dir)));
+        let group = Path::new(GROUP).join(format!("{:016x}", hash(state_dir)));
         let mut groups = Groups {
             version,
             name: group.clone(),
@@ -399,6 +402,32 @@ impl Cgroup {
     }
 }
 
+/// Where a process is in the hierarchy of a controller, by the lines of its `/proc/<pid>/cgroup`:
+/// below the mount point.
+fn path_in<'a>(version: Version, groups: &'a str, controller: &str) -> Option<&'a Path> {
+    let path = groups.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        let is_it = match version {
+            Version::V1 => controllers.split(',').any(|name| name == controller),
+            Version::V2 => controllers.is_empty(),
+        };
+        is_it.then_some(path)
+    });
+    Path::new(path?).strip_prefix("/").ok()
+}
+
+/// Thaws the sandbox that a killed process is in: version 1 keeps what is frozen from dying.
+pub(crate) fn let_die(pidfd: BorrowedFd<'_>) -> Option<()> {
+    let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let pid = about.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", pid.trim())).ok()?;
+    let (version, roots) = hierarchies(&fs::read_to_string("/proc/self/mountinfo").ok()?);
+    let path = path_in(version, &groups, "freezer").filter(|path| path.starts_with(GROUP))?;
+    let state = roots.get("freezer")?.join(path).join("freezer.state");
+    fs::write(state, "THAWED").ok()
+}
+
 /// The directories of a container's group, out of `/proc/PID/cgroup`. An engine names it by the
 /// container's id; any other may be one that isn't the container's alone.
 fn container_in(
@@ -406,20 +435,9 @@ fn container_in(
     roots: &BTreeMap<&'static str, PathBuf>,
     groups: &str,
 ) -> Option<Cgroup> {
-    let path_of = |controller: &str| {
-        groups.lines().find_map(|line| {
-            let mut parts = line.splitn(3, ':').skip(1);
-            let (controllers, path) = (parts.next()?, parts.next()?);
-            let is_it = match version {
-                Version::V1 => controllers.split(',').any(|name| name == controller),
-                Version::V2 => controllers.is_empty(),
-            };
-            is_it.then_some(path)
-        })
-    };
     let mut dirs = BTreeMap::new();
     for controller in ["memory", "cpu", "pids"] {
-        let path = Path::new(path_of(controller)?).strip_prefix("/").ok()?;
+        let path = path_in(version, groups, controller)?;
         let name = path.file_name()?.to_str()?;
         let mut words = name.split(|c: char| !c.is_ascii_hexdigit());
         let is_plain = path

@@ -110,6 +110,31 @@ fn nothing_acknowledged_is_lost_and_nothing_left_after_kill_9() {
     assert_nothing_left(&mark, &footprint, &storage);
 }
 
+/// A sandbox whose function has left a thread is frozen between calls, and must die all the same.
+#[test]
+fn frozen_sandboxes_die_with_their_node() {
+    let node = node().start();
+    node.create(&python(
+        "leaves",
+        "import threading, time\n\
+         def handler(params, context):\n\
+         \x20   threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n\
+         \x20   return 1\n",
+    ));
+    assert_eq!(node.invoke("leaves", json!({})).result(), json!(1));
+    let footprint = eventually("the sandbox to be frozen", || {
+        let footprint = Footprint::of(node.pid(), &node.mark());
+        footprint.is_frozen().then_some(footprint)
+    });
+    // Nobody starts it again.
+    let _killed = node.kill9();
+    eventually("its processes to be gone", || {
+        let remains = machine::remains_of(&footprint);
+        let processes = remains.iter().any(|it| it.starts_with("process"));
+        (!processes).then_some(())
+    });
+}
+
 fn last_seen(node: &Node) -> (Footprint, String, std::path::PathBuf) {
     (
         Footprint::of(node.pid(), &node.mark()),

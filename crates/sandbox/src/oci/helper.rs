@@ -26,6 +26,7 @@ use super::overlay::Roots;
 use super::sys::{self, Fork};
 use super::sys::{NODEV, NOSUID, RDONLY};
 use super::{Step, child, root, tunnels};
+use crate::cgroup;
 
 /// The user inside where only one can be mapped.
 pub(crate) const ROOTLESS_UID: u32 = 65534;
@@ -91,6 +92,7 @@ fn serve(node: BorrowedFd<'_>) -> io::Result<()> {
     for sandbox in helper.sandboxes.values() {
         // One that has ended already is what we want.
         let _ = pidfd_send_signal(sandbox, Signal::KILL);
+        let _ = cgroup::let_die(sandbox.as_fd());
     }
     served
 }

@@ -60,6 +60,16 @@ impl Footprint {
         files.len()
     }
 
+    /// Whether one of its sandboxes is frozen.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let is = |path: &Path, file: &str, state: &str| {
+            fs::read_to_string(path.join(file)).is_ok_and(|text| text.trim() == state)
+        };
+        self.cgroups
+            .iter()
+            .any(|(path, _)| is(path, "freezer.state", "FROZEN") || is(path, "cgroup.freeze", "1"))
+    }
+
     /// How many processes were seen.
     pub(crate) fn processes(&self) -> usize {
         self.processes.len()
