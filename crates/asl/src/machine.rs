@@ -129,6 +129,17 @@ pub(crate) struct Batcher {
     pub(crate) bytes_max: Option<Template>,
 }
 
+impl Map {
+    /// Whether its results tell everything of the executions of its iterations.
+    pub(crate) fn tells_records(&self) -> bool {
+        let writer = self
+            .distributed
+            .as_ref()
+            .and_then(|one| one.writer.as_ref());
+        writer.is_some_and(|writer| writer.transformation == Transformation::Records)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub(crate) resource: String,
@@ -136,6 +147,8 @@ pub(crate) struct Reader {
     pub(crate) format: Format,
     pub(crate) items_max: Option<Template>,
     pub(crate) pointer: Option<String>,
+    /// `LOAD_AND_FLATTEN`: not the objects that are listed are the items, but what is in them.
+    pub(crate) loads: bool,
 }
 
 /// How read items are written.
@@ -148,6 +161,8 @@ pub(crate) enum Format {
         /// Given, or else in the first row.
         headers: Option<Vec<String>>,
     },
+    /// A manifest of S3's inventory: the reader gives what it lists, with a header.
+    Inventory,
     /// The reader's answer is used as it is.
     Other,
 }
@@ -156,7 +171,20 @@ pub(crate) enum Format {
 pub(crate) struct Writer {
     pub(crate) resource: Option<String>,
     pub(crate) arguments: Option<Template>,
-    pub(crate) flattens: bool,
+    pub(crate) transformation: Transformation,
+    /// `JSONL` rather than `JSON`.
+    pub(crate) is_lines: bool,
+}
+
+/// What a distributed Map tells of its child executions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transformation {
+    /// Everything: `NONE`.
+    Records,
+    /// Their outputs: `COMPACT`.
+    Outputs,
+    /// Their outputs, and of arrays their members: `FLATTEN`.
+    Members,
 }
 
 #[derive(Debug)]

@@ -67,6 +67,33 @@ impl<'a> Resource<'a> {
     }
 }
 
+/// What readers and writers of Maps do with an S3-compatible store:
+/// `arn:aws:states:::s3:getObject` and its like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectAction {
+    /// Items are in one object.
+    Get,
+    /// Items are the objects of a bucket.
+    List,
+    /// Results go to a bucket.
+    Put,
+}
+
+impl ObjectAction {
+    /// `None` for any other resource.
+    pub fn parse(resource: &str) -> Option<Self> {
+        match resource.split(':').collect::<Vec<_>>().as_slice() {
+            ["arn", _, "states", "", "", "s3", action] => match *action {
+                "getObject" => Some(Self::Get),
+                "listObjectsV2" => Some(Self::List),
+                "putObject" => Some(Self::Put),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 /// The function's name in a name or an ARN of a function, without version or alias.
 pub fn function_name(text: &str) -> &str {
     match text.split(':').collect::<Vec<_>>().as_slice() {

@@ -8,9 +8,28 @@ use crate::number;
 /// Items with their keys, if they are members of an object.
 type Items = Vec<(Option<String>, Value)>;
 
-/// The items in what a reader has read: a text in the reader's format, or JSON.
+/// The items in what a reader has read: a text in the reader's format, or JSON. With
+/// `LOAD_AND_FLATTEN`, an array of such texts.
 pub(super) fn read(reader: &Reader, content: Value) -> Result<Items, String> {
+    match content {
+        Value::Array(contents) if reader.loads => {
+            let mut items = Items::new();
+            for content in contents {
+                match content {
+                    Value::String(_) => items.extend(read_one(reader, content)?),
+                    // Somebody has read it already.
+                    item => items.push((None, item)),
+                }
+            }
+            Ok(items)
+        }
+        content => read_one(reader, content),
+    }
+}
+
+fn read_one(reader: &Reader, content: Value) -> Result<Items, String> {
     let content = match (&reader.format, content) {
+        (Format::Inventory, Value::String(text)) => return csv(&text, ',', None),
         (Format::Csv { delimiter, headers }, Value::String(text)) => {
             return csv(&text, *delimiter, headers.as_deref());
         }

@@ -13,8 +13,9 @@ use super::{Detail, Effect, Invocation, Purpose, Stepper, items};
 use crate::choice;
 use crate::context::Item;
 use crate::failure::{Dialect, Failure, Fault};
-use crate::machine::{Batcher, Distributed, Map, State};
+use crate::machine::{Batcher, Distributed, Format, Map, Reader, State};
 use crate::number;
+use crate::resource::ObjectAction;
 use crate::template::{Data, Template};
 
 /// Iterations of an inline Map that AWS runs at a time.
@@ -26,20 +27,23 @@ const AWS_DISTRIBUTED_CONCURRENCY: usize = 10_000;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Mapping {
     stage: Stage,
-    units: Vec<Unit>,
+    pub(super) units: Vec<Unit>,
     /// The first that has not begun.
     next: usize,
     limit: usize,
     active: BTreeMap<usize, ThreadId>,
-    outputs: Vec<Option<Data>>,
+    pub(super) outputs: Vec<Option<Data>>,
     failed: usize,
     /// Which those are; in a distributed Map that has gone on.
-    lost: Vec<usize>,
+    pub(super) lost: Vec<usize>,
     /// Those to be run again, before the next.
     again: Vec<usize>,
     /// Size of the outputs so far.
     bytes: usize,
     source: String,
+    /// When each began and ended, if its results tell.
+    #[serde(default)]
+    pub(super) spans: Vec<(i64, i64)>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,9 +55,9 @@ enum Stage {
 
 /// What one iteration works on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Unit {
+pub(super) struct Unit {
     key: Option<String>,
-    value: Data,
+    pub(super) value: Data,
     /// Whether it is an iteration's input as it stands: a batch.
     is_input: bool,
 }
@@ -62,6 +66,14 @@ impl Mapping {
     /// Whether its items are known: it isn't reading them.
     pub(super) fn has_items(&self) -> bool {
         !matches!(self.stage, Stage::Reading(_))
+    }
+
+    /// Notes that an iteration has ended.
+    fn end(&mut self, index: usize, now: i64) {
+        self.active.remove(&index);
+        if let Some((_, ended)) = self.spans.get_mut(index) {
+            *ended = now;
+        }
     }
 
     /// The iteration to begin next.
@@ -100,13 +112,17 @@ impl Stepper<'_> {
             again: Vec::new(),
             bytes: 0,
             source: "STATE_DATA".to_owned(),
+            spans: Vec::new(),
         });
         let reader = map.distributed.as_ref().and_then(|one| one.reader.as_ref());
         if let Some(reader) = reader {
-            let arguments = match &reader.arguments {
+            let mut arguments = match &reader.arguments {
                 Some(template) => self.evaluate(thread, template, &input, Extra::default())?,
                 None => Value::Object(Object::new()),
             };
+            if let Value::Object(arguments) = &mut arguments {
+                self.tell_reader(thread, reader, &input, arguments)?;
+            }
             self.record(thread, "MapStateStarted");
             self.record(thread, "MapRunStarted");
             if let (Some(bucket), Some(key)) = (
@@ -127,6 +143,33 @@ impl Stepper<'_> {
             self.record(thread, "MapRunStarted");
         }
         self.begin_iterations(thread, state, map, mapping, units)
+    }
+
+    /// Adds to what a reader is told how much it is to read, and in which form.
+    fn tell_reader(
+        &mut self,
+        thread: &Thread,
+        reader: &Reader,
+        input: &Data,
+        arguments: &mut Object<String, Value>,
+    ) -> Result<(), Failure> {
+        let mut config = Object::new();
+        if reader.loads {
+            config.insert("Transformation".to_owned(), "LOAD_AND_FLATTEN".into());
+        }
+        if matches!(reader.format, Format::Inventory) {
+            config.insert("ManifestType".to_owned(), "S3_INVENTORY".into());
+        }
+        // Elsewhere there is nothing to be spared by it.
+        let lists = ObjectAction::parse(&reader.resource) == Some(ObjectAction::List);
+        if let Some(template) = reader.items_max.as_ref().filter(|_| lists && !reader.loads) {
+            let items_max = self.seconds(thread, template, input)? as u64;
+            config.insert("MaxItems".to_owned(), items_max.into());
+        }
+        if !config.is_empty() {
+            arguments.insert("ReaderConfig".to_owned(), config.into());
+        }
+        Ok(())
     }
 
     fn side_task(
@@ -215,6 +258,9 @@ impl Stepper<'_> {
             self.batch(thread, state, map, batcher, &mut mapping)?;
         }
         mapping.outputs = vec![None; mapping.units.len()];
+        if map.tells_records() {
+            mapping.spans = vec![(0, 0); mapping.units.len()];
+        }
         self.iterate(thread, state, map, mapping)
     }
 
@@ -232,6 +278,9 @@ impl Stepper<'_> {
             };
             if map.distributed.is_none() {
                 self.mark(thread, "MapIterationStarted", index);
+            }
+            if let Some((began, _)) = mapping.spans.get_mut(index) {
+                *began = self.now;
             }
             match self.iteration(thread, state, map, &mapping, index) {
                 Ok(id) => mapping.active.insert(index, id),
@@ -259,10 +308,7 @@ impl Stepper<'_> {
     ) -> Result<ThreadId, Failure> {
         let unit = &mapping.units[index];
         let item = self.item(unit, mapping, index);
-        let input = match unit.is_input {
-            true => unit.value.clone(),
-            false => self.iteration_input(thread, state, map, unit, &item)?,
-        };
+        let input = self.unit_input(thread, state, map, mapping, index)?;
         let is_apart = map.distributed.is_some();
         let parent = Parent {
             thread: thread.id,
@@ -277,6 +323,25 @@ impl Stepper<'_> {
         self.x.threads.insert(id, child);
         self.x.ready.push_back(id);
         Ok(id)
+    }
+
+    /// What an iteration works on.
+    pub(super) fn unit_input(
+        &mut self,
+        thread: &Thread,
+        state: &State,
+        map: &Map,
+        mapping: &Mapping,
+        index: usize,
+    ) -> Result<Data, Failure> {
+        let unit = &mapping.units[index];
+        match unit.is_input {
+            true => Ok(unit.value.clone()),
+            false => {
+                let item = self.item(unit, mapping, index);
+                self.iteration_input(thread, state, map, unit, &item)
+            }
+        }
     }
 
     fn item(&self, unit: &Unit, mapping: &Mapping, index: usize) -> Item {
@@ -364,7 +429,7 @@ impl Stepper<'_> {
         index: usize,
         output: Data,
     ) -> Step {
-        mapping.active.remove(&index);
+        mapping.end(index, self.now);
         mapping.bytes += number::length(&output) + 1;
         mapping.outputs[index] = Some(output);
         let writes = |one: &Distributed| one.writer.is_some();
@@ -402,7 +467,7 @@ impl Stepper<'_> {
             self.record(thread, "MapStateFailed");
             return Err(failure);
         };
-        mapping.active.remove(&index);
+        mapping.end(index, self.now);
         mapping.failed += 1;
         mapping.lost.push(index);
         mapping.outputs[index] = Some(Arc::new(self.error_output(&failure)));
@@ -455,33 +520,28 @@ impl Stepper<'_> {
         mut mapping: Box<Mapping>,
     ) -> Step {
         let writer = map.distributed.as_ref().and_then(|one| one.writer.as_ref());
-        let outputs = match writer.is_some_and(|writer| writer.resource.is_some()) {
-            // Kept, should the writer fail.
-            true => mapping.outputs.clone(),
-            false => std::mem::take(&mut mapping.outputs),
+        let Some(writer) = writer else {
+            let outputs = std::mem::take(&mut mapping.outputs).into_iter().flatten();
+            let outputs: Vec<Value> = outputs.map(Arc::unwrap_or_clone).collect();
+            return self.mapped(thread, state, map, outputs.into());
         };
-        let outputs = outputs.into_iter().flatten().map(Arc::unwrap_or_clone);
-        let mut outputs: Vec<Value> = outputs.collect();
-        if let Some(writer) = writer {
-            if writer.flattens {
-                outputs = items::flattened(outputs);
-            }
-            if let Some(resource) = &writer.resource {
-                let input = self.effective_input(thread, state)?;
-                let mut arguments = match &writer.arguments {
-                    Some(template) => self.evaluate(thread, template, &input, Extra::default())?,
-                    None => Value::Object(Object::new()),
-                };
-                if let Value::Object(map) = &mut arguments {
-                    map.insert("Results".to_owned(), outputs.into());
-                }
-                let invocation = self.side_task(state, Purpose::ResultWriter, resource, arguments);
-                mapping.stage = Stage::Writing(self.begin_task(thread, invocation));
-                thread.activity = Activity::Mapping(mapping);
-                return Ok(Flow::Blocked);
-            }
+        // Kept, should the writer fail.
+        let results = self.results(thread, state, map, writer.transformation, &mapping)?;
+        let Some(resource) = &writer.resource else {
+            return self.mapped(thread, state, map, results.together().into());
+        };
+        let input = self.effective_input(thread, state)?;
+        let mut arguments = match &writer.arguments {
+            Some(template) => self.evaluate(thread, template, &input, Extra::default())?,
+            None => Value::Object(Object::new()),
+        };
+        if let Value::Object(map) = &mut arguments {
+            map.insert("Results".to_owned(), results.told(writer.is_lines));
         }
-        self.mapped(thread, state, map, outputs.into())
+        let invocation = self.side_task(state, Purpose::ResultWriter, resource, arguments);
+        mapping.stage = Stage::Writing(self.begin_task(thread, invocation));
+        thread.activity = Activity::Mapping(mapping);
+        Ok(Flow::Blocked)
     }
 
     fn mapped(&mut self, thread: &mut Thread, state: &State, map: &Map, result: Value) -> Step {

@@ -11,6 +11,7 @@ mod flow;
 mod items;
 mod map;
 mod redrive;
+mod results;
 mod tasks;
 mod thread;
 mod views;
@@ -160,9 +161,11 @@ pub struct Invocation {
 pub enum Purpose {
     /// A Task state.
     Task,
-    /// Reading the items of a distributed Map: the result is what was read.
+    /// Reading the items of a distributed Map: the result is what was read. What of `ReaderConfig`
+    /// makes a difference to that is in the arguments under this name.
     ItemReader,
-    /// Writing its results: the arguments hold them under `Results`.
+    /// Writing its results: the arguments hold them under `Results`, by what became of the
+    /// iterations, `SUCCEEDED` and `FAILED`, with the `OutputType` to write them in.
     ResultWriter,
 }
 

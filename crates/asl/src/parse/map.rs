@@ -7,7 +7,7 @@ use super::graph;
 use super::template::Calls;
 use super::{Builder, SECONDS_MAX};
 use crate::diagnostic::{code, nearest};
-use crate::machine::{Batcher, Distributed, Format, Kind, Map, Reader, Writer};
+use crate::machine::{Batcher, Distributed, Format, Kind, Map, Reader, Transformation, Writer};
 use crate::template::Template;
 
 const INPUT_TYPES: [&str; 5] = ["CSV", "JSON", "JSONL", "PARQUET", "MANIFEST"];
@@ -229,6 +229,9 @@ impl Builder {
             "an item reader",
         );
         let resource = self.required_string(&reader, "Resource");
+        if let Some(resource) = resource {
+            self.reader_place(&reader, arguments, resource);
+        }
         let arguments = self.template_field(&reader, arguments, is_jsonata);
         let mut read = Reader {
             resource: resource?.to_owned(),
@@ -236,6 +239,7 @@ impl Builder {
             format: Format::Other,
             items_max: None,
             pointer: None,
+            loads: false,
         };
         let config_place = reader.at("ReaderConfig");
         let Some(config) = reader.map.get("ReaderConfig") else {
@@ -257,6 +261,7 @@ impl Builder {
         read.items_max = self.amount(&config, "MaxItems", (1.0, 100_000_000.0), is_jsonata);
         read.pointer = self.string(&config, "ItemsPointer").map(str::to_owned);
         read.format = self.format(&config);
+        read.loads = self.loads(&config, &read.resource);
         Some(read)
     }
 
@@ -305,6 +310,7 @@ impl Builder {
             Some("CSV") => Format::Csv { delimiter, headers },
             Some("JSON") => Format::Json,
             Some("JSONL") => Format::JsonLines,
+            Some("MANIFEST") if self.is_inventory(config) => Format::Inventory,
             _ => Format::Other,
         }
     }
@@ -323,8 +329,12 @@ impl Builder {
             "a result writer",
         );
         let resource = self.string(&writer, "Resource").map(str::to_owned);
+        if let Some(resource) = &resource {
+            self.writer_place(&writer, arguments, resource);
+        }
         let arguments = self.template_field(&writer, arguments, is_jsonata);
-        let mut flattens = false;
+        let mut output = None;
+        let mut transformation = None;
         let config_place = writer.at("WriterConfig");
         if let Some(config) = writer.map.get("WriterConfig")
             && let Some(config) = self.object(config, &config_place)
@@ -334,25 +344,29 @@ impl Builder {
                 &["OutputType", "Transformation"],
                 "a writer's configuration",
             );
-            let output = self.string(&config, "OutputType");
+            output = self.string(&config, "OutputType");
             if output.is_some_and(|output| output != "JSON" && output != "JSONL") {
                 let message = "the type of output is \"JSON\" or \"JSONL\"";
                 self.error(code::SCHEMA, &config.at("OutputType"), message);
             }
-            let transformation = self.string(&config, "Transformation");
+            transformation = self.string(&config, "Transformation");
             if transformation.is_some_and(|one| !["NONE", "COMPACT", "FLATTEN"].contains(&one)) {
                 let message = "the transformation is NONE, COMPACT or FLATTEN";
                 self.error(code::SCHEMA, &config.at("Transformation"), message);
             }
-            flattens = transformation == Some("FLATTEN");
         }
         if resource.is_none() && !writer.has("WriterConfig") {
             self.missing(&writer, "Resource");
         }
         Some(Writer {
+            transformation: match (transformation, &resource) {
+                (Some("FLATTEN"), _) => Transformation::Members,
+                (Some("NONE"), _) | (None, Some(_)) => Transformation::Records,
+                _ => Transformation::Outputs,
+            },
             resource,
             arguments,
-            flattens,
+            is_lines: output == Some("JSONL"),
         })
     }
 }

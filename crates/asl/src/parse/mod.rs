@@ -7,6 +7,7 @@ mod fields;
 mod graph;
 mod map;
 mod place;
+mod places;
 mod state;
 mod template;
 
