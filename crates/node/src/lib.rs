@@ -18,6 +18,7 @@ pub mod http;
 pub mod invoke;
 pub mod launch;
 pub mod node;
+pub mod objects;
 pub mod pool;
 mod prestart;
 mod qos;

@@ -29,6 +29,7 @@ use crate::fetch::Fetcher;
 use crate::http::Room;
 use crate::invoke::Report;
 use crate::launch::Launcher;
+use crate::objects::Objects;
 use crate::pool::Pool;
 use crate::qos::Qos;
 use crate::store::Store;
@@ -55,6 +56,8 @@ pub struct Node {
     pub(crate) name_locks: Vec<tokio::sync::Mutex<()>>,
     /// The fleet, if the node is in one.
     pub(crate) federation: Option<Federation>,
+    /// The object store, if one is configured.
+    pub(crate) objects: Option<Objects>,
     /// Classes of calls, and what is planned for them.
     pub(crate) qos: Qos,
     /// Memory for the bodies of requests.
@@ -157,6 +160,7 @@ impl Node {
                 .take(NAME_LOCKS)
                 .collect(),
             federation: Federation::new(&config)?,
+            objects: Objects::new(&config)?,
             qos: Qos::new(&config, Federation::policy_of(&config)),
             backend,
             wasm,

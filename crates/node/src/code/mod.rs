@@ -213,6 +213,12 @@ impl CodeStore {
         paths.any(|path| path.exists())
     }
 
+    /// Bytes of the archive as it is kept; `None` if it isn't here.
+    pub fn kept_bytes(&self, digest: &Digest) -> Option<u64> {
+        let mut paths = SUFFIXES.iter().map(|suffix| self.path(digest, suffix));
+        paths.find_map(|path| Some(path.metadata().ok()?.len()))
+    }
+
     /// The archive byte for byte as it was sent, if it isn't larger than `bytes_max`.
     pub fn as_sent(&self, digest: &Digest, bytes_max: usize) -> Result<Option<Vec<u8>>, CodeError> {
         let read = |source: &mut dyn io::Read| {

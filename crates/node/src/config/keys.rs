@@ -12,6 +12,7 @@ use serverledge_core::qos::Class;
 use serverledge_core::{Ipv4Network, Language};
 use serverledge_sandbox::docker::check_image;
 
+use super::objects::Location;
 use super::sections::{Config, Hidden, Isolation, LogFormat, RuntimeConfig, SandboxBackend};
 use super::value::Scalar;
 use crate::fetch::Network;
@@ -92,6 +93,10 @@ pub(super) enum Set {
     Endpoints(fn(&mut Config, Vec<String>)),
     /// Like `host:port`, separated by commas; none is fine.
     Hosts(fn(&mut Config, Vec<String>)),
+    /// `s3://bucket/prefix`; none is fine.
+    Location(fn(&mut Config, Option<Location>)),
+    /// `bucket` or `bucket/prefix`, separated by commas; none is fine.
+    Locations(fn(&mut Config, Vec<Location>)),
     RuntimePath,
     RuntimeLanguage,
     RuntimeImage,
@@ -140,10 +145,14 @@ impl Set {
                     .filter(|text| choices.contains(&text.as_str()))
                     .map(|text| set(config, &text))
             }
-            Self::Networks(set) => list(value, networks).map(|networks| set(config, networks)),
-            Self::Ipv4Networks(set) => list(value, networks).map(|networks| set(config, networks)),
+            Self::Networks(set) => list(value, parsed).map(|networks| set(config, networks)),
+            Self::Ipv4Networks(set) => list(value, parsed).map(|networks| set(config, networks)),
             Self::Endpoints(set) => list(value, endpoints).map(|endpoints| set(config, endpoints)),
             Self::Hosts(set) => list(value, hosts).map(|hosts| set(config, hosts)),
+            Self::Location(set) => {
+                list(value, location).map(|it| set(config, it.into_iter().next()))
+            }
+            Self::Locations(set) => list(value, parsed).map(|all| set(config, all)),
             Self::RuntimePath => {
                 let path = value.as_text().map(PathBuf::from);
                 let path = path.filter(|path| path.is_absolute());
@@ -193,6 +202,8 @@ impl Set {
             }
             Self::Endpoints(_) => "host:port, several with commas".into(),
             Self::Hosts(_) => "hosts like registry.example:5000, with commas".into(),
+            Self::Location(_) => "a bucket like s3://bucket/prefix".into(),
+            Self::Locations(_) => "buckets like bucket or bucket/prefix, with commas".into(),
             Self::RuntimePath => "an absolute path".into(),
             Self::Choice(choices, _) => format!("one of {}", choices.join(", ")),
             Self::RuntimeImage => "the name of an image".into(),
@@ -241,12 +252,21 @@ fn bounds<T: PartialEq + std::fmt::Display>(range: &RangeInclusive<T>, unlimited
     }
 }
 
-fn networks<T: FromStr>(text: &str) -> Option<Vec<T>> {
+fn parsed<T: FromStr>(text: &str) -> Option<Vec<T>> {
     let parts = text.split(',').map(str::trim);
     parts
         .filter(|part| !part.is_empty())
         .map(|part| part.parse().ok())
         .collect()
+}
+
+/// One at most, with its scheme: a path could be meant otherwise.
+fn location(text: &str) -> Option<Vec<Location>> {
+    match text {
+        "" => Some(Vec::new()),
+        text if text.starts_with("s3://") => Some(vec![text.parse().ok()?]),
+        _ => None,
+    }
 }
 
 /// The original's scheme is none; others write one. That of TLS is kept.

@@ -10,6 +10,7 @@ mod classes;
 mod error;
 mod file;
 mod keys;
+mod objects;
 mod placement;
 mod sections;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub use self::balancer::Balancer;
 pub use self::error::{ConfigError, Problem, Warning};
 use self::keys::{Effect, Found};
 pub use self::keys::{KeyDoc, describe};
+pub use self::objects::{Location, ObjectStore};
 pub use self::placement::Placement;
 pub use self::sections::{
     Api, Async, Code, CodeUrl, Config, Container, Etcd, Federation, Function, Hidden, Image,
@@ -91,6 +93,9 @@ impl Config {
             loader.read(&path, file::read(&path));
         }
         loader.read_environment(&environment);
+        if loader.config.uses_object_store() {
+            loader.config.object_store.complete(&environment);
+        }
         loader.check();
         match loader.problems.is_empty() {
             true => Ok((loader.config, loader.warnings)),
@@ -98,6 +103,13 @@ impl Config {
                 problems: loader.problems,
             }),
         }
+    }
+}
+
+impl Config {
+    /// Whether anything is to be in an object store.
+    pub fn uses_object_store(&self) -> bool {
+        self.object_store.url.is_some() || !self.workflow.s3_buckets.is_empty()
     }
 }
 
@@ -238,6 +250,7 @@ impl Loader {
             let text = format!("is shorter than {SECRET_MIN} characters: it could be guessed");
             problems.push(("federation.secret", text));
         }
+        problems.extend(config.object_store.problem());
         for (key, text) in problems {
             self.problem(Some(key.to_string()), "all settings together", text);
         }

@@ -47,6 +47,8 @@ pub struct Config {
     pub placement: Placement,
     /// Workflows: `workflow.*`.
     pub workflow: Workflow,
+    /// The S3-compatible store: `object_store.*`.
+    pub object_store: super::ObjectStore,
     /// Stopping: `shutdown.*`.
     pub shutdown: Shutdown,
     /// What the nodes of a fleet share: `etcd.*`.
@@ -511,6 +513,8 @@ pub struct Workflow {
     pub express_timeout: Duration,
     /// Directories whose files workflows may read and write; none.
     pub files: Vec<PathBuf>,
+    /// Buckets, or what begins with prefixes there, that workflows may read and write; none.
+    pub s3_buckets: Vec<super::Location>,
     /// Most bytes of a Map's items that are read; 16 MiB.
     pub items_bytes_max: usize,
     /// Whether a Fail state ends an execution well; no.
@@ -531,6 +535,7 @@ impl Default for Workflow {
             definitions_max: 10_000,
             express_timeout: Duration::from_secs(300),
             files: Vec::new(),
+            s3_buckets: Vec::new(),
             items_bytes_max: 16 << 20,
             fail_succeeds: false,
             always_save_progress: false,

@@ -267,6 +267,77 @@ fn networks_are_separated_by_commas() {
 }
 
 #[test]
+fn the_object_store_is_told_by_settings_or_by_the_variables_of_others() {
+    let config = good(
+        "x.yaml",
+        "object_store.url: s3://codes/a/b/\nobject_store.endpoint: https://s3.example:9000\n\
+         object_store: {access_key: me, secret_key: hush}\n\
+         workflow.s3.buckets: data, s3://other/in/\n",
+    );
+    let url = config.object_store.url.as_ref().unwrap();
+    assert_eq!(url.to_string(), "s3://codes/a/b");
+    let [data, other] = config.workflow.s3_buckets.as_slice() else {
+        panic!("{:?}", config.workflow.s3_buckets);
+    };
+    assert!(data.covers("data", "x") && data.covers("data", ""));
+    assert!(other.covers("other", "in/x") && !other.covers("other", "in"));
+    assert!(!other.covers("other", "inner/x") && !other.covers("data", "in/x"));
+    assert!(!format!("{config:?}").contains("hush"));
+    let environment = [
+        ("AWS_ACCESS_KEY_ID", "me"),
+        ("AWS_SECRET_ACCESS_KEY", "hush"),
+        ("AWS_SESSION_TOKEN", "for a while"),
+        ("AWS_DEFAULT_REGION", "eu-south-1"),
+        ("AWS_ENDPOINT_URL", "https://s3.example"),
+    ];
+    // For somebody else, unless there is a store.
+    let (config, _) = load("x.yaml", "", &environment).unwrap();
+    assert_eq!(config.object_store, ObjectStore::default());
+    let used = "object_store.url: s3://codes";
+    let (config, _) = load("x.yaml", used, &environment).unwrap();
+    let store = &config.object_store;
+    assert_eq!(store.access_key.as_deref(), Some("me"));
+    assert_eq!(store.session_token, Some(Hidden("for a while".into())));
+    assert_eq!(store.region, "eu-south-1");
+    assert_eq!(store.endpoint.as_deref(), Some("https://s3.example"));
+    // Keys of one are not completed with those of another.
+    let mixed = problems(
+        &format!("{used}\nobject_store.access_key: you"),
+        &environment,
+    );
+    assert!(mixed[0].contains("belong together"), "{mixed:?}");
+    for (text, expected) in [
+        (
+            "object_store.endpoint: http://s3.example",
+            "object_store.allow_http",
+        ),
+        (
+            "object_store.endpoint: s3.example",
+            "give http:// or https://",
+        ),
+        (
+            "object_store.endpoint: https://u:p@s3.example",
+            "give http:// or https://",
+        ),
+        (
+            "object_store.url: codes",
+            "a bucket like s3://bucket/prefix",
+        ),
+        (
+            "object_store.url: s3://codes/../x",
+            "a bucket like s3://bucket/prefix",
+        ),
+        (
+            "workflow.s3.buckets: 'a b'",
+            "buckets like bucket or bucket/prefix",
+        ),
+    ] {
+        let problems = problems(text, &[]);
+        assert!(problems[0].contains(expected), "{text}: {problems:?}");
+    }
+}
+
+#[test]
 fn wrong_values_say_what_was_expected() {
     let check = |text: &str, expected: &str| assert_eq!(problems(text, &[]), [expected]);
     let port = "api.port expected an integer from 0 to 65535, found";

@@ -1,8 +1,10 @@
-//! Code that is too large for etcd: there, a function has the digest of it, and nodes get it from
-//! each other (`GET /v1/code/DIGEST`). Every node that has the function has its code.
+//! Code that is too large for etcd: there, a function has the digest of it, and nodes get it from an
+//! object store, if there is one, or from each other (`GET /v1/code/DIGEST`). Every node that has the
+//! function has its code.
 //!
-//! Asked are, one after the other, the node that put the function into etcd, the nearest, and some
-//! more. What comes is believed by its digest alone. With a secret, only nodes get code.
+//! Asked are, one after the other, the store, the node that put the function into etcd, the nearest,
+//! and some more; a store that has just failed is asked last. What comes is believed by its digest
+//! alone. With a secret, only nodes get code from nodes.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,11 +15,12 @@ use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use hyper::{Method, Request, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{Federation, Member, signature, unix_micros};
 use crate::code::Digest;
 use crate::node::Node;
+use crate::objects::codes;
 
 /// Where nodes have code, before its digest.
 pub(crate) const PATH: &str = "/v1/code/";
@@ -85,9 +88,9 @@ impl Transfers {
     }
 }
 
-/// Why code could not be had from any node.
+/// Why code could not be had from any node, nor from the object store.
 #[derive(Debug, thiserror::Error)]
-#[error("none of the nodes that may have the code {digest} gave it (asked: {asked}): {last}")]
+#[error("nobody who may have the code {digest} gave it (nodes asked: {asked}): {last}")]
 pub struct PullError {
     digest: Digest,
     asked: usize,
@@ -130,6 +133,15 @@ impl Federation {
         if node.code.has(digest) {
             return Ok(None);
         }
+        let store = node.objects.as_ref().and_then(|it| it.codes.as_ref());
+        let is_last = store.is_some_and(|store| store.is_doubtful());
+        let mut stored = match is_last {
+            true => None,
+            false => get_stored(node, digest).await,
+        };
+        if let Some(Ok(code)) = stored {
+            return Ok(Some(code));
+        }
         for member in self.holders(node, holder) {
             failure.asked += 1;
             let got = timeout(HOLDER_TIME_MAX, self.get(node, &member, digest)).await;
@@ -143,6 +155,14 @@ impl Federation {
                     failure.last = format!("{}: {error}", member.key);
                 }
             }
+        }
+        if is_last {
+            stored = get_stored(node, digest).await;
+        }
+        match stored {
+            Some(Ok(code)) => return Ok(Some(code)),
+            Some(Err(error)) => failure.last = format!("{}; {error}", failure.last),
+            None => {}
         }
         Err(failure)
     }
@@ -180,17 +200,34 @@ impl Federation {
         let bytes_max = node.config.api.create_body_max;
         let body = Limited::new(response.into_body(), bytes_max).collect();
         let code = body.await.map_err(|error| error.to_string())?.to_bytes();
-        let (hashed, expected) = (code.clone(), digest.clone());
-        let is_it = tokio::task::spawn_blocking(move || Digest::of(&hashed) == expected).await;
-        match is_it {
-            Ok(true) => Ok(code),
-            _ => Err("gave something else".to_owned()),
-        }
+        verified(code, digest).await
     }
 
     /// Whether a request for code comes from a node, as far as that can be told.
     pub(crate) fn may_have_code(&self, path: &str, headers: &hyper::HeaderMap) -> bool {
         self.is_trusted((&Method::GET, path), headers, b"")
+    }
+}
+
+/// Code from the object store, if there is one.
+async fn get_stored(node: &Node, digest: &Digest) -> Option<Result<Bytes, String>> {
+    let got = match codes::get(node, digest).await? {
+        Ok(code) => verified(code, digest).await,
+        Err(error) => Err(said(error)),
+    };
+    match &got {
+        Ok(code) => info!(%digest, bytes = code.len(), "code was pulled from the object store"),
+        Err(error) => warn!(%digest, error, "the object store has not given code"),
+    }
+    Some(got)
+}
+
+async fn verified(code: Bytes, digest: &Digest) -> Result<Bytes, String> {
+    let (hashed, expected) = (code.clone(), digest.clone());
+    let is_it = tokio::task::spawn_blocking(move || Digest::of(&hashed) == expected).await;
+    match is_it {
+        Ok(true) => Ok(code),
+        _ => Err("gave something else".to_owned()),
     }
 }
 

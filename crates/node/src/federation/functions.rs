@@ -20,12 +20,13 @@ use crate::code::Digest;
 use crate::http::error::ApiError;
 use crate::http::functions;
 use crate::node::Node;
+use crate::objects::codes;
 
 /// What a function's value may hold beside its code, bytes.
 const REST_MAX: usize = 32 << 10;
 
 /// Largest archive that goes through etcd; as base64 it is a third larger. Others are pulled.
-const ARCHIVE_MAX: usize = (VALUE_MAX - REST_MAX) / 4 * 3;
+pub(super) const ARCHIVE_MAX: usize = (VALUE_MAX - REST_MAX) / 4 * 3;
 
 impl Kind for Function {
     const PREFIX: &'static str = "/function/";
@@ -102,7 +103,13 @@ pub(super) async fn value(
     };
     let (code, code_digest, code_holder) = match archive {
         Some(archive) => (STANDARD.encode(archive), String::new(), String::new()),
-        None => (String::new(), digest, node.identity.key.clone()),
+        None => {
+            // So that whoever hears of the function finds it there.
+            if let Ok(digest) = Digest::parse(&digest) {
+                codes::keep(node, &digest).await;
+            }
+            (String::new(), digest, node.identity.key.clone())
+        }
     };
     let spec = FunctionSpec {
         name: record.name.clone(),

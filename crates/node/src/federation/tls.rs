@@ -1,11 +1,12 @@
-//! TLS to etcd: whom to trust, and how to show who this node is.
+//! TLS to etcd and to the object store: whom to trust, and how to show who this node is.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio_rustls::rustls::client::WantsClientCert;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, crypto};
+use tokio_rustls::rustls::{self, ClientConfig, ConfigBuilder, RootCertStore, crypto};
 
 use crate::config;
 
@@ -31,16 +32,14 @@ pub enum TlsError {
         path: PathBuf,
     },
     /// What they say doesn't fit together.
-    #[error("the certificates of etcd.tls can't be used")]
+    #[error("the certificates can't be used")]
     Unusable(#[from] rustls::Error),
 }
 
 /// For etcd, as configured: the authorities of `etcd.tls.ca`, else those that the machine trusts.
 pub(super) fn client(config: &config::Etcd) -> Result<ClientConfig, TlsError> {
-    let provider = Arc::new(crypto::ring::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let builder = builder.with_root_certificates(authorities(config)?);
+    let ca = config.ca.as_deref().map(|path| ("etcd.tls.ca", path));
+    let builder = trusting(ca, config.uses_tls())?;
     match (&config.certificate, &config.key) {
         (Some(certificate), Some(key)) => {
             let chain = certificates("etcd.tls.certificate", certificate)?;
@@ -56,22 +55,29 @@ pub(super) fn client(config: &config::Etcd) -> Result<ClientConfig, TlsError> {
     }
 }
 
-fn authorities(config: &config::Etcd) -> Result<RootCertStore, TlsError> {
+/// Trusts the authorities in the file that a setting names, else those that the machine trusts.
+pub(crate) fn trusting(
+    ca: Option<(&'static str, &Path)>,
+    uses_tls: bool,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
     let mut store = RootCertStore::empty();
-    match &config.ca {
-        Some(path) => {
-            for certificate in certificates("etcd.tls.ca", path)? {
+    match ca {
+        Some((key, path)) => {
+            for certificate in certificates(key, path)? {
                 store.add(certificate)?;
             }
         }
         // Reading them takes a while, and without TLS nobody looks.
-        None if config.uses_tls() => {
+        None if uses_tls => {
             let found = rustls_native_certs::load_native_certs();
             store.add_parsable_certificates(found.certs);
         }
         None => {}
     }
-    Ok(store)
+    let provider = Arc::new(crypto::ring::default_provider());
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(store))
 }
 
 fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

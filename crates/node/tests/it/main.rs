@@ -33,6 +33,7 @@ mod jsonata;
 mod lifecycle;
 mod neighbors;
 mod network;
+mod objects;
 mod preload;
 mod probe;
 mod programs;

@@ -327,6 +327,11 @@ impl Node {
         eventually(text, || self.log.text().contains(text).then_some(()));
     }
 
+    /// What the node has written to its log.
+    pub(crate) fn log(&self) -> String {
+        self.log.text()
+    }
+
     pub(crate) fn signal(&self, signal: &str) {
         machine::signal(self.pid(), signal);
     }
