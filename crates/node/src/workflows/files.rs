@@ -1,8 +1,9 @@
 //! Items of distributed Maps: read from files and URLs, results written to files.
 //!
 //! Files are those below the directories of `workflow.files`, and no others: every path is resolved
-//! by the kernel beneath such a directory. A bucket of S3 is a directory of that name there, so that
-//! definitions for AWS run unchanged. What the bytes mean is the interpreter's business.
+//! by the kernel beneath such a directory. A bucket of S3 that `workflow.s3.buckets` doesn't name
+//! (`objects`) is a directory of that name there, so that definitions for AWS run unchanged. What the
+//! bytes mean is the interpreter's business.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -12,11 +13,13 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
 use rustix::fs::{fsync, renameat, unlinkat};
-use serde_json::{Value, json};
+use serde_json::Value;
+use serverledge_asl::resource::ObjectAction;
 use serverledge_asl::{Invocation as Task, Purpose};
 
-use super::Context;
+use super::results::{self, MANIFEST};
 use super::task::{Done, TaskError};
+use super::{Context, objects};
 use crate::fetch::CodeUrl;
 use crate::node::Node;
 
@@ -33,14 +36,37 @@ struct Place {
 
 /// Reads the items of a Map, or writes its results.
 pub(crate) async fn run(node: &Arc<Node>, context: &Context, task: &Task) -> Done {
-    let result = match (task.purpose, kind(&task.resource)) {
+    let kind = Kind::of(&task.resource);
+    let bucket = task.arguments.get("Bucket").and_then(Value::as_str);
+    let is_object = bucket.is_some_and(|bucket| objects::has(node, bucket));
+    let is_nowhere = !is_object && node.config.workflow.files.is_empty();
+    let result = match (task.purpose, kind) {
+        (_, Some(Kind::Object(_))) if is_nowhere => Err(format!(
+            "the bucket {} is neither in workflow.s3.buckets nor below a directory of workflow.files",
+            bucket.unwrap_or_default()
+        )),
         (Purpose::ItemReader, Some(Kind::Url)) => from_url(node, task).await,
-        (Purpose::ItemReader, Some(kind)) => from_file(node, task, kind).await,
-        (Purpose::ResultWriter, Some(Kind::File | Kind::Bucket)) => {
+        (Purpose::ItemReader, Some(Kind::Object(ObjectAction::Get))) if is_object => {
+            objects::read(node, task).await
+        }
+        (Purpose::ItemReader, Some(Kind::Object(ObjectAction::List))) if is_object => {
+            objects::list(node, task).await
+        }
+        (Purpose::ItemReader, Some(Kind::Object(ObjectAction::List))) => Err(format!(
+            "the bucket {} is not in workflow.s3.buckets, and only those can be listed",
+            bucket.unwrap_or_default()
+        )),
+        (Purpose::ItemReader, Some(kind @ (Kind::File | Kind::Object(ObjectAction::Get)))) => {
+            from_file(node, task, kind).await
+        }
+        (Purpose::ResultWriter, Some(Kind::Object(ObjectAction::Put))) if is_object => {
+            objects::write(node, context, task).await
+        }
+        (Purpose::ResultWriter, Some(Kind::File | Kind::Object(ObjectAction::Put))) => {
             to_file(node, context, task).await
         }
         _ => Err(format!(
-            "'{}' is neither file, nor url, nor S3's getObject or putObject",
+            "'{}' is neither file, nor url, nor S3's getObject, listObjectsV2 or putObject",
             task.resource
         )),
     };
@@ -54,15 +80,16 @@ pub(crate) async fn run(node: &Arc<Node>, context: &Context, task: &Task) -> Don
 enum Kind {
     File,
     Url,
-    Bucket,
+    Object(ObjectAction),
 }
 
-fn kind(resource: &str) -> Option<Kind> {
-    match resource {
-        "file" => Some(Kind::File),
-        "url" => Some(Kind::Url),
-        "arn:aws:states:::s3:getObject" | "arn:aws:states:::s3:putObject" => Some(Kind::Bucket),
-        _ => None,
+impl Kind {
+    fn of(resource: &str) -> Option<Self> {
+        match resource {
+            "file" => Some(Self::File),
+            "url" => Some(Self::Url),
+            _ => ObjectAction::parse(resource).map(Self::Object),
+        }
     }
 }
 
@@ -77,7 +104,7 @@ async fn from_url(node: &Node, task: &Task) -> Result<Value, String> {
 
 async fn from_file(node: &Arc<Node>, task: &Task, kind: Kind) -> Result<Value, String> {
     let path = match kind {
-        Kind::Bucket => Path::new(text(task, "Bucket")?).join(relative(text(task, "Key")?)),
+        Kind::Object(_) => Path::new(text(task, "Bucket")?).join(relative(text(task, "Key")?)),
         _ => PathBuf::from(text(task, "Path")?),
     };
     let node = Arc::clone(node);
@@ -192,24 +219,14 @@ fn write(
     let failed = |error: std::io::Error| format!("writing to {shown}: {error}");
     let at = directory(&root).and_then(|root| make(root, &inside));
     let at = at.map_err(|error| failed(error.into()))?;
-    let content = results.to_string();
-    put(&at, "SUCCEEDED_0.json", &content).map_err(failed)?;
-    let key = key.display();
-    let manifest = json!({
-        "DestinationBucket": place.bucket,
-        "MapRunArn": id,
-        "ResultFiles": {
-            "FAILED": [],
-            "PENDING": [],
-            "SUCCEEDED": [{"Key": format!("{key}/SUCCEEDED_0.json"), "Size": content.len()}],
-        },
-    });
-    put(&at, "manifest.json", &manifest.to_string()).map_err(failed)?;
-    let mut details = json!({"Key": format!("{key}/manifest.json")});
-    if let Some(bucket) = &place.bucket {
-        details["Bucket"] = bucket.as_str().into();
+    let files = results::files(results);
+    for file in &files {
+        put(&at, &file.name, &file.content).map_err(failed)?;
     }
-    Ok(json!({"MapRunArn": id, "ResultWriterDetails": details}))
+    let (bucket, directory) = (place.bucket.as_deref(), key.display().to_string());
+    let manifest = results::manifest(bucket, &directory, id, &files);
+    put(&at, MANIFEST, &manifest.to_string()).map_err(failed)?;
+    Ok(results::answer(bucket, &directory, id))
 }
 
 /// The directory of that path, made with those above it as far as they are missing.
@@ -251,13 +268,13 @@ fn relative(key: &str) -> PathBuf {
     PathBuf::from(key.trim_start_matches('/'))
 }
 
-fn text<'a>(task: &'a Task, name: &str) -> Result<&'a str, String> {
+pub(super) fn text<'a>(task: &'a Task, name: &str) -> Result<&'a str, String> {
     let text = task.arguments.get(name).and_then(Value::as_str);
     text.filter(|text| !text.is_empty())
         .ok_or_else(|| format!("'{}' needs the parameter {name}", task.resource))
 }
 
-fn check_size(bytes: usize, node: &Node) -> Result<(), String> {
+pub(super) fn check_size(bytes: usize, node: &Node) -> Result<(), String> {
     let bytes_max = node.config.workflow.items_bytes_max;
     match bytes > bytes_max {
         true => Err(format!(
@@ -267,7 +284,7 @@ fn check_size(bytes: usize, node: &Node) -> Result<(), String> {
     }
 }
 
-fn as_text(content: Vec<u8>) -> Result<Value, String> {
+pub(super) fn as_text(content: Vec<u8>) -> Result<Value, String> {
     let text = String::from_utf8(content);
     text.map(Value::String)
         .map_err(|_| "the items are not UTF-8".to_owned())

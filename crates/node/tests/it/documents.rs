@@ -167,7 +167,8 @@ fn settings_in_the_documents_exist() {
         .output()
         .expect("running the node");
     let known = String::from_utf8_lossy(&output.stdout);
-    for document in DOCUMENTS.into_iter().chain([BALANCER, "docs/fleet.md"]) {
+    let others = [BALANCER, "docs/fleet.md", "docs/workflows.md"];
+    for document in DOCUMENTS.into_iter().chain(others) {
         for line in blocks(document, "yaml") {
             let key = line.split(':').next().unwrap_or_default().trim();
             let found = known

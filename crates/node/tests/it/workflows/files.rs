@@ -124,6 +124,7 @@ fn items_come_from_urls_and_results_go_to_files() {
     definition["States"]["Map"]["ResultWriter"] = json!({
         "Resource": "arn:aws:states:::s3:putObject",
         "Parameters": {"Bucket": "out", "Prefix": "runs/today"},
+        "WriterConfig": {"Transformation": "COMPACT"},
     });
     register(&node, "w", &definition);
     let reply = ended(&node, &start(&node, "w", json!({})));

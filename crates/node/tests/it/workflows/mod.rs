@@ -8,6 +8,7 @@ mod executions;
 mod files;
 mod fleet;
 mod handover;
+mod objects;
 mod peer;
 mod places;
 mod routes;
