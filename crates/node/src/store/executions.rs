@@ -9,6 +9,7 @@ use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition, TableHandle,
     WriteTransaction,
 };
+use serde::{Deserialize, Serialize};
 
 use super::writer::Operation;
 use super::{Store, StoreError};
@@ -51,7 +52,7 @@ const EXPIRIES: TableDefinition<'_, (u64, Id), ()> = TableDefinition::new("execu
 const SWEEP_STEP: u32 = 256;
 
 /// How an execution stands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Standing {
     /// Its status, as a number.
     pub(crate) status: u8,
@@ -65,7 +66,7 @@ pub(crate) struct Standing {
 }
 
 /// A new execution.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Begin {
     pub(crate) id: Id,
     pub(crate) workflow: String,
@@ -81,7 +82,7 @@ pub(crate) struct Begin {
 }
 
 /// More of an execution's journal, and its standing if that has changed.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Append {
     pub(crate) id: Id,
     pub(crate) sequence: u64,
@@ -90,7 +91,7 @@ pub(crate) struct Append {
 }
 
 /// One change. Its answer is a number as with other operations.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Change {
     PutWorkflow {
         name: String,
@@ -507,6 +508,28 @@ impl Store {
                 visit(key.value().1, record.value());
             }
             Ok(())
+        })
+    }
+
+    /// Records of an execution's journal from this number on, in order, until they have `bytes`.
+    pub(crate) fn journal_from(
+        &self,
+        id: Id,
+        from: u64,
+        bytes: usize,
+    ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        self.read(|snapshot| {
+            let journal = snapshot.open_table(JOURNAL)?;
+            let (mut records, mut read) = (Vec::new(), 0);
+            for entry in journal.range((id, from)..=(id, u64::MAX))? {
+                let (key, record) = entry?;
+                read += record.value().len();
+                records.push((key.value().1, record.value().to_vec()));
+                if read >= bytes {
+                    break;
+                }
+            }
+            Ok(records)
         })
     }
 

@@ -1,14 +1,16 @@
 //! What the node must not forget: functions, accepted asynchronous calls, and their results.
 //!
-//! One file (redb). Everything is written by one thread that commits in groups: whatever has
-//! arrived while the last commit was on its way to the disk goes into the next one, so the cost of
-//! an `fsync` is shared and an answer means *on disk*. Reads take a snapshot and never wait for
+//! A database (redb) and a log beside it. Everything is written by one thread that commits in groups:
+//! whatever has arrived while the last commit was on its way to the disk goes into the next one, so
+//! the cost of an `fsync` is shared and an answer means *on disk*: most often in the log, whose
+//! content goes to the database's file when there is much of it. Reads take a snapshot and never wait for
 //! the writer. Not here: what the bytes mean (the caller serialises), code (`code`), and any clock
 //! (times are arguments). Nothing here is on the path of a synchronous invocation.
 
 mod error;
 pub(crate) mod executions;
 mod handle;
+mod log;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -21,12 +23,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use redb::backends::InMemoryBackend;
-use redb::{Builder, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{Builder, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use self::error::StoreError;
 use self::handle::{Handle, Opener};
+use self::log::Log;
 use self::writer::{Command, Operation, Writer};
 
 /// Largest value, in bytes: results are bounded by the frame of the sandbox protocol (64 MiB), and
@@ -59,37 +62,53 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in the file `path`, which is created with its directories if it is missing.
-    /// Blocks on the disk; after a crash, redb reads the whole file to check it. One that exists
-    /// needs no room on the disk.
+    /// Opens the store in the file `path`, which is created with its directories if it is missing,
+    /// and its log beside it, of the same name with `.log` behind it. Blocks on the disk; after a
+    /// crash, redb reads the whole file to check it. One that exists needs no room on the disk.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         create_file(path)?;
         let place = path.to_path_buf();
         let opener = move || builder().create(&place);
-        Self::start(path, Box::new(opener))
+        let log = log_path(path);
+        let logger = || -> Result<Box<dyn StorageBackend>, StoreError> {
+            let file = FileBackend::new(create_file(&log)?);
+            let file = file.map_err(|error| StoreError::opening(&log, error))?;
+            Ok(Box::new(file))
+        };
+        Self::start(path, Box::new(opener), Some(&logger))
     }
 
     /// A store that forgets everything when it is dropped.
     pub fn in_memory() -> Result<Self, StoreError> {
         let opener = || builder().create_with_backend(InMemoryBackend::new());
-        Self::start(Path::new("(memory)"), Box::new(opener))
+        Self::start(Path::new("(memory)"), Box::new(opener), None)
     }
 
-    fn start(path: &Path, opener: Opener) -> Result<Self, StoreError> {
+    /// `logger` opens the log, when the database is open and hence this process's.
+    fn start(path: &Path, opener: Opener, logger: Option<Logger<'_>>) -> Result<Self, StoreError> {
         // redb checks little before it trusts a file and panics on some damaged ones.
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let database = opener().map_err(|error| StoreError::opening(path, error))?;
-            let next_sequence = schema::prepare(&database, path)?;
-            Ok((database, next_sequence))
+            schema::prepare(&database, path)?;
+            let log = logger.map(|logger| logger()).transpose()?.map(Log::new);
+            let next_sequence = log
+                .as_ref()
+                .map_or(Ok(()), |log| writer::replay(&database, log))
+                .and_then(|()| schema::next_sequence(&database));
+            let next_sequence = next_sequence.map_err(|error| StoreError::Open {
+                path: path.to_path_buf(),
+                source: Arc::new(error),
+            })?;
+            Ok((database, next_sequence, log))
         }));
-        let (database, next_sequence) = opened.unwrap_or_else(|_| {
+        let (database, next_sequence, log) = opened.unwrap_or_else(|_| {
             let reason = "reading it failed".to_string();
             Err(StoreError::Damaged {
                 path: path.to_path_buf(),
                 reason,
             })
         })?;
-        let database = Arc::new(Handle::new(database, opener));
+        let database = Arc::new(Handle::new(database, opener, log));
         let (commands, queue) = mpsc::channel(WAITING_WRITES_MAX);
         let writer = Writer::new(Arc::clone(&database), queue, next_sequence);
         let thread = std::thread::Builder::new()
@@ -289,7 +308,7 @@ impl Store {
     ) -> Result<T, StoreError> {
         let database = &self.database;
         database.with(
-            |database| read(&database.begin_read()?),
+            |database, _| read(&database.begin_read()?),
             StoreError::reading,
         )
     }
@@ -315,14 +334,24 @@ impl Drop for Store {
     }
 }
 
+/// Opens the place of the log.
+type Logger<'a> = &'a dyn Fn() -> Result<Box<dyn StorageBackend>, StoreError>;
+
+/// Where the log of the store in `path` is.
+fn log_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".log");
+    name.into()
+}
+
 fn builder() -> Builder {
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE_BYTES);
     builder
 }
 
-/// The file holds parameters and results of calls: for nobody but the node's user.
-fn create_file(path: &Path) -> Result<(), StoreError> {
+/// Opens a file, which holds parameters and results of calls: for nobody but the node's user.
+fn create_file(path: &Path) -> Result<File, StoreError> {
     let failed = |doing: &'static str, place: &Path, source| StoreError::Place {
         doing,
         path: place.to_path_buf(),
@@ -338,14 +367,15 @@ fn create_file(path: &Path) -> Result<(), StoreError> {
         .create(&parent);
     directories.map_err(|source| failed("creating the directory", &parent, source))?;
     let mut options = OpenOptions::new();
-    let file = options
+    let opened = options
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         .open(path);
-    file.map_err(|source| failed("opening the store", path, source))?;
+    let file = opened.map_err(|source| failed("opening the store", path, source))?;
     let synced = File::open(&parent).and_then(|directory| directory.sync_all());
-    synced.map_err(|source| failed("writing the directory", &parent, source))
+    synced.map_err(|source| failed("writing the directory", &parent, source))?;
+    Ok(file)
 }

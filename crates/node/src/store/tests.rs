@@ -1,5 +1,7 @@
 //! The store against its promises: what is answered is on disk, in groups, or not at all.
 
+mod log;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -207,7 +209,7 @@ fn another_format_is_refused_and_kept() {
         transaction
             .open_table(meta)
             .unwrap()
-            .insert("format", 2)
+            .insert("format", 3)
             .unwrap();
         transaction.commit().unwrap();
     }
@@ -216,8 +218,8 @@ fn another_format_is_refused_and_kept() {
         matches!(
             error,
             StoreError::Format {
-                found: 2,
-                known: 1,
+                found: 3,
+                known: 2,
                 ..
             }
         ),
@@ -233,7 +235,7 @@ fn another_format_is_refused_and_kept() {
             .unwrap()
             .unwrap()
             .value(),
-        2
+        3
     );
 }
 
@@ -260,20 +262,66 @@ struct Disk {
     full: Arc<AtomicBool>,
     /// The end of what has been written; files may be longer than that.
     used: Arc<AtomicUsize>,
+    /// This file can't be written any more.
+    lame: Arc<AtomicBool>,
+    /// Another file on it.
+    log: Arc<Mutex<Vec<u8>>>,
+    log_used: Arc<AtomicUsize>,
+    log_lame: Arc<AtomicBool>,
+    /// What of both is sure to survive if the power fails.
+    synced: Arc<Mutex<Vec<u8>>>,
+    log_synced: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Disk {
     fn check(&self) -> std::io::Result<()> {
-        match self.broken.load(Ordering::Relaxed) {
+        match self.broken.load(Ordering::Relaxed) || self.lame.load(Ordering::Relaxed) {
             true => Err(std::io::Error::other("broken")),
             false => Ok(()),
         }
     }
 
+    /// The disk after a failure of the power, if nothing more has reached it than it was asked for.
+    fn after_power_failure(&self) -> Self {
+        let copy = |bytes: &Mutex<Vec<u8>>| {
+            let bytes = bytes.lock().unwrap().clone();
+            let used = Arc::new(AtomicUsize::new(bytes.len()));
+            (Arc::new(Mutex::new(bytes)), used)
+        };
+        let (bytes, used) = copy(&self.synced);
+        let (log, log_used) = copy(&self.log_synced);
+        let disk = Self {
+            bytes,
+            used,
+            log,
+            log_used,
+            ..Self::default()
+        };
+        disk.synced
+            .lock()
+            .unwrap()
+            .clone_from(&disk.bytes.lock().unwrap());
+        disk.log_synced
+            .lock()
+            .unwrap()
+            .clone_from(&disk.log.lock().unwrap());
+        disk
+    }
+
     fn store(&self) -> Store {
         let disk = self.clone();
         let opener = move || builder().create_with_backend(disk.clone());
-        Store::start(Path::new("disk"), Box::new(opener)).unwrap()
+        let logger = || -> Result<Box<dyn StorageBackend>, StoreError> {
+            let place = Self {
+                bytes: Arc::clone(&self.log),
+                used: Arc::clone(&self.log_used),
+                lame: Arc::clone(&self.log_lame),
+                synced: Arc::clone(&self.log_synced),
+                ..self.clone()
+            };
+            Ok(Box::new(place))
+        };
+        Store::start(Path::new("disk"), Box::new(opener), Some(&logger)).unwrap()
     }
 }
 
@@ -300,6 +348,10 @@ impl StorageBackend for Disk {
     fn sync_data(&self) -> std::io::Result<()> {
         self.check()?;
         self.syncs.fetch_add(1, Ordering::Relaxed);
+        self.synced
+            .lock()
+            .unwrap()
+            .clone_from(&self.bytes.lock().unwrap());
         // Like a disk: long enough for others to arrive.
         std::thread::sleep(std::time::Duration::from_millis(1));
         Ok(())
@@ -482,6 +534,7 @@ enum Step {
     Finish(u8, Vec<u8>, u64),
     Sweep(u64),
     Reopen,
+    PowerFailure,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -495,6 +548,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (key, value, 0_u64..50).prop_map(|(key, value, at)| Step::Finish(key, value, at)),
         (0_u64..50).prop_map(Step::Sweep),
         Just(Step::Reopen),
+        Just(Step::PowerFailure),
     ];
     proptest::collection::vec(step, 1..60)
 }
@@ -554,7 +608,7 @@ impl Model {
                 let removed = (before - self.results.len()) as u64;
                 assert_eq!(store.sweep(now).await.unwrap(), removed);
             }
-            Step::Reopen => {}
+            Step::Reopen | Step::PowerFailure => {}
         }
     }
 
@@ -590,13 +644,22 @@ proptest! {
     #[test]
     fn behaves_like_a_map(steps in steps()) {
         runtime().block_on(async {
-            let disk = Disk::default();
+            let mut disk = Disk::default();
             let mut store = disk.store();
             let mut model = Model::default();
             for step in steps {
-                if matches!(step, Step::Reopen) {
-                    drop(store);
-                    store = disk.store();
+                match step {
+                    Step::Reopen => {
+                        drop(store);
+                        store = disk.store();
+                    }
+                    Step::PowerFailure => {
+                        let left = disk.after_power_failure();
+                        drop(store);
+                        disk = left;
+                        store = disk.store();
+                    }
+                    _ => {}
                 }
                 model.step(&store, step).await;
                 model.check(&store);

@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
-use redb::{Durability, ReadableTable, Table, WriteTransaction};
+use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tracing::error;
+use tracing::{error, info, warn};
 
 use super::executions::{Change, ExecutionTables};
 use super::handle::Handle;
+use super::log::Log;
 use super::{StoreError, schema};
 
 /// Writes that share one commit at most.
 const GROUP_MAX: usize = 1024;
 
-/// One change. Its answer is a number: of attempts, of results removed, or 1 for "there was one".
-#[derive(Debug)]
+/// One change. Its answer is a number: of attempts, of results removed, or 1 for "there was one". The
+/// log holds these, encoded by position: a change of their fields changes its encoding.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Operation {
     PutFunction {
         name: String,
@@ -101,12 +104,21 @@ impl Writer {
         let mut group = Vec::with_capacity(GROUP_MAX);
         while self.queue.blocking_recv_many(&mut group, GROUP_MAX) > 0 {
             if let Some(close) = self.write_group(&mut group) {
-                self.database.close();
+                self.close();
                 // Dropping the queue tells those who still wait in it.
                 drop(self.queue);
                 let _ = close.send(());
                 return;
             }
+        }
+        self.close();
+    }
+
+    /// Every answered write is on disk already; this saves the next start doing it again.
+    fn close(&self) {
+        let settled = self.database.with(settle, StoreError::writing);
+        if let Err(error) = settled {
+            warn!(error = %crate::chain(&error), "the store's log stays for the next start");
         }
         self.database.close();
     }
@@ -154,8 +166,14 @@ impl Writer {
             return Ok(Vec::new());
         }
         let next_sequence = &mut self.next_sequence;
+        // Of a transaction that is in the log, but could not be committed after that: the database
+        // is opened again and has it from there.
+        let mut logged = None;
         let result = self.database.with(
-            |database| apply(database.begin_write()?, operations, next_sequence),
+            |database, log| match logged.take() {
+                Some(numbers) => Ok(numbers),
+                None => apply(database, log, operations, next_sequence, &mut logged),
+            },
             StoreError::writing,
         );
         result.inspect_err(|error| {
@@ -164,39 +182,100 @@ impl Writer {
     }
 }
 
-/// All of the operations or, on an error, none.
+/// All of the operations or, on an error, none. On disk when this returns.
 fn apply(
-    mut transaction: WriteTransaction,
+    database: &Database,
+    log: Option<&Log>,
+    operations: &[Operation],
+    next_sequence: &mut u64,
+    logged: &mut Option<Vec<u64>>,
+) -> Result<Vec<u64>, redb::Error> {
+    let mut transaction = database.begin_write()?;
+    let numbers = carry_out(&transaction, operations, next_sequence)?;
+    let stamp = schema::count(&transaction)?;
+    let Some(log) = log else {
+        transaction.set_durability(Durability::Immediate)?;
+        transaction.commit()?;
+        return Ok(numbers);
+    };
+    if log.append(stamp, operations) {
+        transaction.set_durability(Durability::None)?;
+        if let Err(error) = transaction.commit() {
+            error!(%error, "the database is behind its log, and is opened again");
+            *logged = Some(numbers);
+            return Err(redb::Error::PreviousIo);
+        }
+    } else {
+        transaction.set_durability(Durability::Immediate)?;
+        transaction.commit()?;
+        log.rewind();
+    }
+    Ok(numbers)
+}
+
+/// Takes all that is in the log to the database on disk.
+fn settle(database: &Database, log: Option<&Log>) -> Result<(), redb::Error> {
+    let Some(log) = log else {
+        return Ok(());
+    };
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.commit()?;
+    log.rewind();
+    Ok(())
+}
+
+/// Does again what is in the log and not in the database, which has just been opened.
+pub(super) fn replay(database: &Database, log: &Log) -> Result<(), redb::Error> {
+    let known = schema::stamp(database)?;
+    let mut next_sequence = schema::next_sequence(database)?;
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::None)?;
+    let mut last = None;
+    log.replay(known, |number, operations| {
+        last = Some(number);
+        carry_out(&transaction, &operations, &mut next_sequence).map(drop)
+    })?;
+    let Some(last) = last else {
+        return Ok(transaction.abort()?);
+    };
+    schema::set_number(&transaction, last)?;
+    transaction.commit()?;
+    info!(
+        transactions = last - known.number,
+        "read from the store's log"
+    );
+    Ok(())
+}
+
+fn carry_out(
+    transaction: &WriteTransaction,
     operations: &[Operation],
     next_sequence: &mut u64,
 ) -> Result<Vec<u64>, redb::Error> {
-    transaction.set_durability(Durability::Immediate)?;
     let mut numbers = Vec::with_capacity(operations.len());
-    {
-        // Opened when there is something to write: most groups are of one kind.
-        let mut tables = None;
-        let mut executions = None;
-        for operation in operations {
-            let number = match operation {
-                Operation::Workflow(change) => {
-                    let tables = match &mut executions {
-                        Some(tables) => tables,
-                        none => none.insert(ExecutionTables::open(&transaction)?),
-                    };
-                    tables.apply(change)?
-                }
-                other => {
-                    let tables = match &mut tables {
-                        Some(tables) => tables,
-                        none => none.insert(Tables::open(&transaction)?),
-                    };
-                    tables.apply(other, next_sequence)?
-                }
-            };
-            numbers.push(number);
-        }
+    // Opened when there is something to write: most groups are of one kind.
+    let mut tables = None;
+    let mut executions = None;
+    for operation in operations {
+        let number = match operation {
+            Operation::Workflow(change) => {
+                let tables = match &mut executions {
+                    Some(tables) => tables,
+                    none => none.insert(ExecutionTables::open(transaction)?),
+                };
+                tables.apply(change)?
+            }
+            other => {
+                let tables = match &mut tables {
+                    Some(tables) => tables,
+                    none => none.insert(Tables::open(transaction)?),
+                };
+                tables.apply(other, next_sequence)?
+            }
+        };
+        numbers.push(number);
     }
-    transaction.commit()?;
     Ok(numbers)
 }
 
