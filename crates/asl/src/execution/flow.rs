@@ -277,6 +277,17 @@ impl Stepper<'_> {
         self.number(thread, template, input, |number| number.fract() == 0.0)
     }
 
+    /// Whole seconds that a task is given: none at all is a mistake, not a timeout.
+    pub(super) fn timeout(
+        &mut self,
+        thread: &Thread,
+        template: &Template,
+        input: &Value,
+    ) -> Result<f64, Failure> {
+        let fits = |number: f64| number.fract() == 0.0 && number > 0.0;
+        self.number(thread, template, input, fits)
+    }
+
     /// A number that is not negative.
     pub(super) fn number(
         &mut self,

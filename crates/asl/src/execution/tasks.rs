@@ -23,12 +23,12 @@ impl Stepper<'_> {
         let input = self.effective_input(thread, state)?;
         let arguments = self.arguments(thread, state, token.as_deref())?;
         let timeout = match &task.timeout {
-            Some(template) => Some(self.seconds(thread, template, &input)?),
+            Some(template) => Some(self.timeout(thread, template, &input)?),
             None if self.x.dialect == Dialect::Specification => Some(SPECIFICATION_TIMEOUT_SECONDS),
             None => None,
         };
         let heartbeat = match &task.heartbeat {
-            Some(template) => Some(self.seconds(thread, template, &input)?),
+            Some(template) => Some(self.timeout(thread, template, &input)?),
             None => None,
         };
         let credentials = match &task.credentials {
