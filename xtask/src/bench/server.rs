@@ -114,6 +114,18 @@ fn start(command: &[&str], address: &str, settings: &str) -> anyhow::Result<Serv
     Ok(server)
 }
 
+/// Has the program check so many definitions, all of them this file.
+pub(super) fn check(file: &Path, count: usize) -> anyhow::Result<()> {
+    let status = Command::new(target().join("release/serverledge"))
+        .args(["asl", "check"])
+        .args(std::iter::repeat_n(file, count))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()?;
+    ensure!(status.success(), "{} is not valid", file.display());
+    Ok(())
+}
+
 /// Starts the program with this command and configuration.
 fn spawn(command: &[&str], config: &Path) -> anyhow::Result<Child> {
     Command::new(target().join("release/serverledge"))

@@ -283,12 +283,14 @@ pub async fn register(
     if record.text.len() > config.definition_max {
         return Err(RegisterError::TooLarge(config.definition_max));
     }
+    // Null if it is no JSON, which compiling it says better.
+    let definition = record.definition();
     let record = Record {
-        is_plain: flows_by_signatures(node, &record),
+        is_plain: flows_by_signatures(node, &record, &definition),
         ..record
     };
     let compiled = Workflow::compile(record, config).map_err(RegisterError::Invalid)?;
-    check_resources(node, &compiled.0.record.text)?;
+    check_resources(node, &compiled.0.record.text, &definition)?;
     let catalog = &node.workflows.catalog;
     let _guard = node.workflows.registering.lock().await;
     let name = &compiled.0.record.name;
@@ -412,9 +414,9 @@ pub async fn delete(node: &Node, name: &str) -> Result<bool, RegisterError> {
 }
 
 /// Whether all functions of a definition have signatures, and nothing else says how data flow.
-fn flows_by_signatures(node: &Node, record: &Record) -> bool {
+fn flows_by_signatures(node: &Node, record: &Record, definition: &Value) -> bool {
     let has_signature = |name: &str| signature::is_of(node, name);
-    record.original.is_none() && plain::is_plain(&record.definition(), has_signature)
+    record.original.is_none() && plain::is_plain(definition, has_signature)
 }
 
 fn check_name(name: &str) -> Result<(), RegisterError> {
@@ -426,12 +428,11 @@ fn check_name(name: &str) -> Result<(), RegisterError> {
 }
 
 /// Refuses tasks that nothing here can run.
-fn check_resources(node: &Node, text: &str) -> Result<(), RegisterError> {
-    let definition: Value = serde_json::from_str(text).unwrap_or_default();
-    let mut problems = resource::unknown(&definition);
+fn check_resources(node: &Node, text: &str, definition: &Value) -> Result<(), RegisterError> {
+    let mut problems = resource::unknown(definition);
     let names = node.catalog.names();
     let exists = |name: &str| node.catalog.function(name).is_some();
-    problems.extend(resource::missing(&definition, exists, &names));
+    problems.extend(resource::missing(definition, exists, &names));
     if problems.is_empty() {
         return Ok(());
     }
