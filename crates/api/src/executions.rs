@@ -8,6 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::wire::in_field;
+use crate::workflow::WorkflowQos;
 
 wire! {
     /// A workflow to be registered.
@@ -34,6 +35,8 @@ wire! {
         "Type" kind: String,
         /// Whether its tasks may run on other nodes.
         "CanDoOffloading" can_do_offloading: bool,
+        /// Wanted quality.
+        "QoS" qos: WorkflowQos,
         /// How long to wait for its end, seconds.
         "Wait" wait: f64,
     }

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
 use crate::catalog::Function;
-use crate::federation::offload::Along;
+use crate::federation::offload::{Along, left};
 use crate::federation::route::route;
 use crate::invoke::{Fault, Invocation, InvokeError, invoke, unix_now};
 use crate::node::Node;
@@ -63,11 +63,7 @@ struct Accepted {
 impl Accepted {
     /// What goes along with it: its deadline has been running since it was accepted.
     fn along(&self, node: &Node) -> Along {
-        let waited = (unix_now() - self.accepted_unix).max(0.0);
-        let remaining = match self.response_time_max {
-            wanted if wanted > 0.0 => (wanted - waited).max(RESPONSE_TIME_MIN),
-            none => none,
-        };
+        let remaining = left(self.response_time_max, unix_now() - self.accepted_unix);
         // A class that is configured no more is the default one.
         let along = node.qos.along(&self.qos_class, remaining, true);
         Along {
@@ -77,9 +73,6 @@ impl Accepted {
         }
     }
 }
-
-/// What is left of a response time that has passed, seconds: 0 would be none.
-const RESPONSE_TIME_MIN: f64 = 0.001;
 
 /// A result as it is kept: the reply, and for a failure its reason.
 #[derive(Debug, Serialize)]
@@ -172,16 +165,16 @@ impl AsyncCalls {
         id: &str,
         workflow: &str,
         params: &serde_json::Value,
-        can_offload: bool,
+        (can_offload, along): (bool, &Along),
     ) -> Result<(), AcceptError> {
         let accepted = Accepted {
             function: workflow.to_owned(),
             params: raw(params.to_string().as_bytes())?,
             return_output: false,
             can_offload,
-            qos_class: QosClass::default(),
-            response_time_max: 0.0,
-            trace: BTreeMap::new(),
+            qos_class: along.qos_class.clone(),
+            response_time_max: along.response_time_max,
+            trace: along.kept_trace(),
             accepted_unix: unix_now(),
             is_workflow: true,
         };
@@ -353,7 +346,8 @@ async fn run_workflow(
     let params = serde_json::from_str(accepted.params.get());
     let params = params.map_err(|error| StoreError::encoding(&error))?;
     let workflow = &accepted.function;
-    let ran = workflows::invoke_named(node, workflow, params, id, accepted.can_offload).await;
+    let sending = (accepted.can_offload, accepted.along(node));
+    let ran = workflows::invoke_named(node, workflow, params, id, sending).await;
     let reply = match ran {
         Ok(reply) => reply,
         Err(workflows::InvokeError::ShuttingDown) => return Ok(None),

@@ -88,6 +88,14 @@ impl Along {
         known.collect()
     }
 
+    /// What goes along after so many seconds: less time is left.
+    pub(crate) fn after(&self, seconds: f64) -> Self {
+        Self {
+            response_time_max: left(self.response_time_max, seconds),
+            ..self.clone()
+        }
+    }
+
     /// The trace as text, for a call that waits on disk.
     pub(crate) fn kept_trace(&self) -> BTreeMap<String, String> {
         let text = |(name, value): (&HeaderName, &HeaderValue)| {
@@ -105,6 +113,17 @@ impl Along {
         known.collect()
     }
 }
+
+/// What is left of a wanted response time, seconds; 0 or less stays: nothing was wanted.
+pub(crate) fn left(wanted: f64, seconds: f64) -> f64 {
+    match wanted > 0.0 {
+        true => (wanted - seconds.max(0.0)).max(RESPONSE_TIME_MIN),
+        false => wanted,
+    }
+}
+
+/// What is left of a response time that has passed, seconds: 0 would be none.
+const RESPONSE_TIME_MIN: f64 = 0.001;
 
 /// How sending a call ended.
 pub(super) enum Sent {
@@ -245,10 +264,8 @@ fn request(
     invocation: &Invocation,
     along: &Along,
 ) -> Result<Request<Bytes>, hyper::http::Error> {
-    let mut remaining = along.response_time_max;
-    if remaining > 0.0 {
-        remaining = (remaining - invocation.arrival.elapsed().as_secs_f64()).max(0.001);
-    }
+    let waited = invocation.arrival.elapsed().as_secs_f64();
+    let remaining = left(along.response_time_max, waited);
     // Parameters are JSON already.
     let mut body = b"{\"Params\":".to_vec();
     body.extend_from_slice(&invocation.params);

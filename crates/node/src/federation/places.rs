@@ -35,12 +35,12 @@ impl Federation {
         member: &Member,
         function: &Function,
         invocation: &Invocation,
+        along: &Along,
     ) -> Result<Result<InvokeReply, Reason>, InvokeError> {
-        let along = Along::default();
         let name = &function.record.name;
         let sent = self
             .offloader
-            .send(member, name, function.timeout, invocation, &along)
+            .send(member, name, function.timeout, invocation, along)
             .await;
         match sent {
             Sent::Ran(reply) => Ok(Ok(reply)),

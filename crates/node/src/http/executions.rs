@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::HeaderMap;
 use hyper::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json as object};
@@ -13,6 +14,7 @@ use serverledge_api::{
 use serverledge_asl::{Detail, Outcome, Record, timestamp};
 
 use super::error::ApiError;
+use super::workflows::along;
 use super::{Body, JSON, Reply, allow, json, reply};
 use crate::detached::Detached;
 use crate::node::Node;
@@ -29,7 +31,7 @@ const PAGE: usize = 100;
 /// path.
 pub(super) async fn route(
     node: &Arc<Node>,
-    method: &Method,
+    (method, headers): (&Method, &HeaderMap),
     path: &str,
     query: &str,
     body: Body,
@@ -40,7 +42,7 @@ pub(super) async fn route(
         "workflows" => Some(workflows(node, method, rest, body).await),
         "executions" => {
             let (id, action) = rest.split_once('/').unwrap_or((rest, ""));
-            Some(executions(node, method, (id, action), query, body).await)
+            Some(executions(node, (method, headers), (id, action), query, body).await)
         }
         "tasks" => {
             let (token, action) = rest.split_once('/')?;
@@ -151,13 +153,13 @@ fn shown(workflow: &Workflow) -> Value {
 
 async fn executions(
     node: &Arc<Node>,
-    method: &Method,
+    (method, headers): (&Method, &HeaderMap),
     (id, action): (&str, &str),
     query: &str,
     body: Body,
 ) -> Result<Reply, ApiError> {
     match (id, action) {
-        ("", _) if *method == Method::POST => begin(node, body).await,
+        ("", _) if *method == Method::POST => begin(node, headers, body).await,
         ("", _) => {
             allow(method, Method::GET)?;
             list(node, query)
@@ -193,7 +195,7 @@ async fn executions(
     }
 }
 
-async fn begin(node: &Arc<Node>, body: Body) -> Result<Reply, ApiError> {
+async fn begin(node: &Arc<Node>, headers: &HeaderMap, body: Body) -> Result<Reply, ApiError> {
     let request: StartRequest = decode(&body.read().await?)?;
     let kind = match request.kind.as_str() {
         "" => None,
@@ -204,6 +206,7 @@ async fn begin(node: &Arc<Node>, body: Body) -> Result<Reply, ApiError> {
         name: (!request.name.is_empty()).then_some(request.name),
         kind,
         can_offload: request.can_do_offloading,
+        along: along(node, request.qos, headers, false)?,
         ..StartOptions::default()
     };
     let started = start(node, &request.workflow, input, options).await?;

@@ -159,12 +159,13 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
             Ok(invocations::status(&node))
         }
         path if path.starts_with("/workflow/") => {
-            let routed = workflows::route(&node, &head.method, path, body).await;
+            let routed = workflows::route(&node, (&head.method, &head.headers), path, body).await;
             routed.unwrap_or(Err(ApiError::NotFound))
         }
         path => {
             let query = head.uri.query().unwrap_or_default();
-            let routed = executions::route(&node, &head.method, path, query, body).await;
+            let routed =
+                executions::route(&node, (&head.method, &head.headers), path, query, body).await;
             routed.unwrap_or(Err(ApiError::NotFound))
         }
     }

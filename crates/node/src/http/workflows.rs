@@ -7,9 +7,11 @@ use std::time::Instant;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
+use hyper::header::HeaderMap;
 use serde_json::{Value, json as object};
 use serverledge_api::{
-    AsyncReply, CreateWorkflow, InvokeWorkflow, Params, ResumeWorkflow, SerializedWorkflow, decode,
+    AsyncReply, CreateWorkflow, InvokeWorkflow, Params, QosClass, ResumeWorkflow,
+    SerializedWorkflow, WorkflowQos, decode,
 };
 
 use super::error::{ApiError, WorkflowError};
@@ -17,6 +19,7 @@ use super::invocations::NODE_NAME;
 use super::{Body, Reply, allow, json, path};
 use crate::detached::Detached;
 use crate::federation::ShareError;
+use crate::federation::offload::Along;
 use crate::node::Node;
 use crate::workflows::definition::{self, Record, Workflow};
 use crate::workflows::error::RegisterError;
@@ -28,7 +31,7 @@ use crate::workflows::{invoke as runs, original, plain, signature};
 /// A request below `/workflow/`; `None` if there is no such path.
 pub(super) async fn route(
     node: &Arc<Node>,
-    method: &Method,
+    (method, headers): (&Method, &HeaderMap),
     path: &str,
     body: Body,
 ) -> Option<Result<Reply, ApiError>> {
@@ -45,8 +48,8 @@ pub(super) async fn route(
             ("import", "") => import(node, body).await,
             ("delete", "") => delete(node, body).await,
             ("list", "") => Ok(list(node)),
-            ("invoke", name) => invoke(node, name, body, arrival).await,
-            ("resume", name) => resume(node, name, body, arrival).await,
+            ("invoke", name) => invoke(node, name, headers, body, arrival).await,
+            ("resume", name) => resume(node, name, headers, body, arrival).await,
             _ => Err(ApiError::NotFound),
         }
     };
@@ -166,6 +169,7 @@ async fn workflow(node: &Arc<Node>, raw_name: &str) -> Result<Arc<Workflow>, Api
 async fn invoke(
     node: &Arc<Node>,
     raw_name: &str,
+    headers: &HeaderMap,
     body: Body,
     arrival: Instant,
 ) -> Result<Reply, ApiError> {
@@ -173,12 +177,13 @@ async fn invoke(
     let request: InvokeWorkflow = decode(&body.read().await?)?;
     let params = parameters(request.params.as_ref())?;
     let can_offload = request.can_do_offloading;
+    let along = along(node, request.qos, headers, false)?;
     if request.is_async {
         let name = &workflow.record.name;
         let id = node.request_id(name);
         let calls = &node.async_calls;
         calls
-            .accept_workflow(&id, name, &params, can_offload)
+            .accept_workflow(&id, name, &params, (can_offload, &along))
             .await?;
         return Ok(json(&AsyncReply { req_id: id }));
     }
@@ -187,23 +192,43 @@ async fn invoke(
             let request = handover::Request {
                 req_id: node.request_id(&workflow.record.name).replace('/', "_"),
                 params,
-                qos_class: request.qos.class,
-                response_time_max: request.qos.max_response_time,
+                along,
                 can_offload,
                 arrival,
                 resume: None,
             };
             runs::travel(node, &workflow, request).await
         }
-        false => runs::invoke(node, &workflow, params, can_offload, arrival).await,
+        false => runs::invoke(node, &workflow, params, (can_offload, along), arrival).await,
     };
     Ok(json(&ran.map_err(WorkflowError::from)?))
+}
+
+/// What goes along with the calls of a run; one that another node has begun may be of a class that
+/// isn't known here.
+pub(super) fn along(
+    node: &Node,
+    wanted: WorkflowQos,
+    headers: &HeaderMap,
+    is_sent_on: bool,
+) -> Result<Along, ApiError> {
+    let class = QosClass::Number(wanted.class);
+    let found = node.qos.along(&class, wanted.max_response_time, is_sent_on);
+    let found = found.map_err(|unknown| ApiError::Invalid {
+        what: unknown.to_string(),
+        hint: "classes are configured: qos.class.<name>.*",
+    })?;
+    Ok(Along {
+        trace: Along::trace_of(headers),
+        ..found
+    })
 }
 
 /// Goes on with a run: one whose progress is in etcd, or one that was accepted here and failed.
 async fn resume(
     node: &Arc<Node>,
     raw_name: &str,
+    headers: &HeaderMap,
     body: Body,
     arrival: Instant,
 ) -> Result<Reply, ApiError> {
@@ -211,8 +236,7 @@ async fn resume(
     let request: ResumeWorkflow = decode(&body.read().await?)?;
     let travelling = handover::Request {
         params: parameters(request.params.as_ref())?,
-        qos_class: request.qos.class,
-        response_time_max: request.qos.max_response_time,
+        along: along(node, request.qos, headers, true)?,
         can_offload: request.can_do_offloading,
         arrival,
         resume: Some(request.plan.unwrap_or_default()),

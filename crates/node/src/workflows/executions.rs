@@ -342,6 +342,7 @@ pub async fn retry(
         can_offload: summary.can_offload,
         depth: summary.depth,
         retry_of: Some(id.to_owned()),
+        along: summary.along(node),
         ..StartOptions::default()
     };
     Ok(start(node, &stored.workflow, input, options).await?)

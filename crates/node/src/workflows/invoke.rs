@@ -19,6 +19,7 @@ use super::handover::{self, HandoverError};
 use super::run::Finished;
 use super::{StartOptions, Status, start, text_of};
 use crate::detached::Detached;
+use crate::federation::offload::Along;
 use crate::node::Node;
 
 /// Why a run has no result.
@@ -48,11 +49,11 @@ pub enum InvokeError {
 const NO_ROOM: &str = "Lambda.TooManyRequestsException";
 
 /// Runs a workflow to its end.
-pub async fn invoke(
+pub(crate) async fn invoke(
     node: &Arc<Node>,
     workflow: &Workflow,
     params: Value,
-    can_offload: bool,
+    (can_offload, along): (bool, Along),
     arrival: Instant,
 ) -> Result<WorkflowReply, InvokeError> {
     let is_saved = node.config.workflow.always_save_progress || awaits_callbacks(workflow);
@@ -63,6 +64,7 @@ pub async fn invoke(
         }),
         reports: true,
         can_offload,
+        along,
         ..StartOptions::default()
     };
     let started = start(node, &workflow.record.name, params, options).await?;
@@ -93,18 +95,19 @@ pub(crate) async fn travel(
 
 /// Begins, or goes on with, the run of a workflow that the request `id` asked for, and waits for its
 /// end.
-pub async fn invoke_named(
+pub(crate) async fn invoke_named(
     node: &Arc<Node>,
     workflow: &str,
     params: Value,
     id: &str,
-    can_offload: bool,
+    (can_offload, along): (bool, Along),
 ) -> Result<WorkflowReply, InvokeError> {
     let options = StartOptions {
         name: Some(execution_name(id)),
         kind: Some(Kind::Standard),
         reports: true,
         can_offload,
+        along,
         ..StartOptions::default()
     };
     let started = start(node, workflow, params, options).await?;

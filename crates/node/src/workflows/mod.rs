@@ -47,6 +47,7 @@ pub use self::summary::Status;
 use self::summary::Summary;
 use crate::config::Config;
 use crate::detached::Detached;
+use crate::federation::offload::Along;
 use crate::node::Node;
 use crate::store::Store;
 use crate::store::executions::{Begin, Id};
@@ -157,6 +158,8 @@ pub struct StartOptions {
     pub retry_of: Option<String>,
     /// Whether it was decided already that its tasks run here.
     pub is_placed: bool,
+    /// What goes along with its calls: its class, the response time wanted of all of it, its trace.
+    pub(crate) along: Along,
 }
 
 /// What the tasks of an execution know of it.
@@ -168,10 +171,22 @@ pub(crate) struct Context {
     pub(crate) reports: bool,
     pub(crate) can_offload: bool,
     pub(crate) depth: u32,
+    /// What goes along with its calls, as it was when it began.
+    pub(crate) along: Along,
+    /// When that was, in milliseconds since 1970.
+    pub(crate) started: i64,
     /// Its workflow's name.
     pub(crate) workflow: String,
     /// Where its functions go; `None`: nobody is asked.
     pub(crate) placing: Option<Placing>,
+}
+
+impl Context {
+    /// What goes along with a call that is made now.
+    pub(crate) fn along(&self) -> Along {
+        let spent = clock().saturating_sub(self.started);
+        self.along.after(spent as f64 / 1e3)
+    }
 }
 
 /// An execution that was started, now or before.
@@ -365,6 +380,9 @@ fn prepare(
         depth: options.depth,
         retry_of: options.retry_of.clone(),
         can_offload: options.can_offload,
+        qos_class: options.along.qos_class.clone(),
+        response_time_max: options.along.response_time_max,
+        trace: options.along.kept_trace(),
         ..Summary::default()
     };
     let may_place = options.can_offload && !options.is_placed;
@@ -374,6 +392,8 @@ fn prepare(
         reports: options.reports,
         can_offload: options.can_offload,
         depth: options.depth,
+        along: options.along.clone(),
+        started: summary.started,
         workflow: workflow.record.name.clone(),
         placing: node.workflows.places.placing(may_place),
     };

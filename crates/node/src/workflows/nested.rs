@@ -45,6 +45,7 @@ pub(crate) async fn run(
         kind: Some(Kind::Standard),
         can_offload: context.can_offload,
         depth: context.depth + 1,
+        along: context.along(),
         ..StartOptions::default()
     };
     // As a box: executions start executions.

@@ -1,9 +1,14 @@
 //! What is known of an execution without looking into its journal.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use serverledge_api::QosClass;
 use serverledge_asl::Outcome;
 
 use super::definition::OnCrash;
+use crate::federation::offload::Along;
+use crate::node::Node;
 
 /// How an execution stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -86,6 +91,12 @@ pub(crate) struct Summary {
     pub(crate) retry_of: Option<String>,
     /// Whether its tasks may run on other nodes.
     pub(crate) can_offload: bool,
+    /// The class of service of its calls.
+    pub(crate) qos_class: QosClass,
+    /// Wanted response time of all of it, seconds; 0 or less: none.
+    pub(crate) response_time_max: f64,
+    /// Headers of the trace that it belongs to.
+    pub(crate) trace: BTreeMap<String, String>,
 }
 
 impl Summary {
@@ -99,6 +110,18 @@ impl Summary {
         self.status = Status::Running;
         self.stopped = None;
         self.redrives += 1;
+    }
+
+    /// What goes along with its calls, as it was when it began.
+    pub(crate) fn along(&self, node: &Node) -> Along {
+        let along = node
+            .qos
+            .along(&self.qos_class, self.response_time_max, true);
+        Along {
+            trace: Along::trace_from(&self.trace),
+            // A class that is configured no more is the default one.
+            ..along.unwrap_or_default()
+        }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {

@@ -18,7 +18,6 @@ use super::signature::{self, Misfit};
 use super::{Context, files, nested};
 use crate::async_calls::run_call;
 use crate::catalog::Function;
-use crate::federation::offload::Along;
 use crate::invoke::{Fault, Invocation, InvokeError};
 use crate::node::Node;
 
@@ -258,6 +257,7 @@ impl Attempt {
         invocation: Invocation,
         mark: impl Future<Output = ()>,
     ) -> Result<InvokeReply, InvokeError> {
+        let along = self.context.along();
         let places = &self.node.workflows.places;
         let name = &function.record.name;
         let placed = match &self.context.placing {
@@ -266,6 +266,7 @@ impl Attempt {
                     workflow: &self.context.workflow,
                     state: &task.state,
                     input_bytes: invocation.params.len(),
+                    deadline: along.response_time_max,
                 };
                 let placed = placing.place(&self.node, &wanted).await;
                 placed.map(|(key, member)| (placing, key, member))
@@ -278,7 +279,10 @@ impl Attempt {
             if let Some(mark) = mark.take() {
                 mark.await;
             }
-            match fleet.send_to(&member, function, &invocation).await? {
+            match fleet
+                .send_to(&member, function, &invocation, &along)
+                .await?
+            {
                 Ok(reply) => {
                     placing.ran(&task.state);
                     places.ran(&self.node, name, &reply);
@@ -295,7 +299,7 @@ impl Attempt {
                 mark.await;
             }
         };
-        let sending = (self.context.can_offload, Along::default());
+        let sending = (self.context.can_offload, along);
         let reply = run_call(&self.node, function, invocation, mark, sending).await?;
         if let Some(placing) = &self.context.placing {
             placing.ran(&task.state);

@@ -215,6 +215,8 @@ pub(crate) fn read(node: &Arc<Node>, id: Id) -> Result<Option<Run>, RunError> {
         reports: false,
         can_offload: summary.can_offload,
         depth: summary.depth,
+        along: summary.along(node),
+        started: summary.started,
         placing: node.workflows.places.placing(summary.can_offload),
         workflow: stored.workflow.clone(),
     };

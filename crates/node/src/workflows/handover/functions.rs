@@ -37,6 +37,8 @@ pub(crate) struct Function<'a> {
     pub(crate) state: &'a str,
     /// What it is called with, bytes.
     pub(crate) input_bytes: usize,
+    /// What is left of the wanted response time, s; 0 or less: none.
+    pub(crate) deadline: f64,
 }
 
 impl Placing {
@@ -62,7 +64,7 @@ impl Placing {
             left: (0..graph.tasks.len()).filter(is_left).collect(),
             ready: &ready,
             input_bytes: function.input_bytes as f64,
-            deadline: 0.0,
+            deadline: function.deadline,
             shunned: &shunned,
         };
         let mut plan = self.plan.lock().await;

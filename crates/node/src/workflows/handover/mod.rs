@@ -25,7 +25,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use serverledge_api::{
-    InvokeReply, Plan as PlanRequest, ResumeWorkflow, SerializedWorkflow, TaskReport, WorkflowReply,
+    InvokeReply, Plan as PlanRequest, QosClass, ResumeWorkflow, SerializedWorkflow, TaskReport,
+    WorkflowReply,
 };
 use serverledge_asl::{Outcome, check_value};
 use serverledge_core::placement::{Kind as TaskKind, Plan};
@@ -39,6 +40,7 @@ use self::remote::Sent;
 use super::definition::Workflow;
 use super::original::serialized as form;
 use super::{StartOptions, express};
+use crate::federation::offload::Along;
 use crate::federation::{Federation, Member};
 use crate::node::Node;
 
@@ -54,10 +56,8 @@ pub(crate) struct Request {
     pub(crate) req_id: String,
     /// What it was started with.
     pub(crate) params: Value,
-    /// Quality-of-service class.
-    pub(crate) qos_class: i64,
-    /// Wanted response time, s; 0 or less: none.
-    pub(crate) response_time_max: f64,
+    /// Its class, and what was left of the wanted response time when it arrived.
+    pub(crate) along: Along,
     /// Whether other nodes may run parts of it.
     pub(crate) can_offload: bool,
     /// When it arrived.
@@ -275,7 +275,7 @@ impl<'a> Handover<'a> {
             ready: &self.progress.ready,
             input_bytes: self.request.params.to_string().len() as f64,
             // Without one this is negative, as the original has it.
-            deadline: self.request.response_time_max.max(0.0) - elapsed,
+            deadline: self.request.along.response_time_max.max(0.0) - elapsed,
             shunned: &self.shunned,
         };
         let chosen = places.choose(self.node, &question, &mut self.plan).await;
@@ -346,6 +346,7 @@ impl<'a> Handover<'a> {
             reports: true,
             can_offload: true,
             is_placed: true,
+            along: self.along(),
             ..StartOptions::default()
         };
         let started = express(self.node, &slice, self.request.params.clone(), options).await?;
@@ -445,7 +446,8 @@ impl<'a> Handover<'a> {
             .saturating_add(ALLOWANCE);
         let name = &self.workflow.record.name;
         let remote = &self.node.workflows.remote;
-        match remote.resume(member, name, &request, limit).await {
+        let trace = &self.request.along.trace;
+        match remote.resume(member, name, (&request, trace), limit).await {
             Sent::Done(reply) => self.returned(key, *reply).await,
             Sent::NotBegun(why) => {
                 self.shun(key, &why);
@@ -466,15 +468,22 @@ impl<'a> Handover<'a> {
         }
     }
 
+    /// What goes along with what is begun now.
+    fn along(&self) -> Along {
+        let elapsed = self.request.arrival.elapsed().as_secs_f64();
+        self.request.along.after(elapsed)
+    }
+
     fn resume_request(&self, tasks: Vec<String>) -> ResumeWorkflow {
-        let mut qos = serverledge_api::WorkflowQos {
-            class: self.request.qos_class,
-            max_response_time: self.request.response_time_max,
+        let along = self.along();
+        let qos = serverledge_api::WorkflowQos {
+            // The original knows classes by their numbers only.
+            class: match along.qos_class {
+                QosClass::Number(number) => number,
+                QosClass::Name(_) => 0,
+            },
+            max_response_time: along.response_time_max,
         };
-        if qos.max_response_time > 0.0 {
-            let elapsed = self.request.arrival.elapsed().as_secs_f64();
-            qos.max_response_time = (qos.max_response_time - elapsed).max(0.001);
-        }
         ResumeWorkflow {
             req_id: self.request.req_id.clone(),
             params: serverledge_api::Params::from_value(&self.request.params),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -52,11 +52,14 @@ impl Remote {
         &self,
         member: &Member,
         workflow: &str,
-        request: &ResumeWorkflow,
+        (request, trace): (&ResumeWorkflow, &HeaderMap),
         limit: Duration,
     ) -> Sent {
         let request = match built(member, workflow, request) {
-            Ok(request) => request,
+            Ok(mut request) => {
+                request.headers_mut().extend(trace.clone());
+                request
+            }
             Err(error) => return Sent::NotBegun(error.to_string()),
         };
         let exchange = async {

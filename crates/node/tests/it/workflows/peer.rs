@@ -43,6 +43,8 @@ impl Answer {
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) path: String,
+    /// The request line and the headers.
+    pub(crate) head: String,
     pub(crate) body: Value,
 }
 
@@ -129,7 +131,7 @@ fn serve(
     let body = serde_json::from_slice(&body).unwrap_or_default();
     let Answer { status, body: text } = answer();
     // Before the answer, so that who has seen that can ask for the request.
-    drop(sender.send(Request { path, body }));
+    drop(sender.send(Request { path, head, body }));
     if let Some(status) = status {
         let bytes = text.len();
         let reply = format!(

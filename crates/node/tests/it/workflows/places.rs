@@ -7,7 +7,7 @@ use super::peer::{Answer, Peer};
 use super::register;
 use crate::support::etcd::seen_by;
 use crate::support::node::Builder;
-use crate::support::{Etcd, Node, etcd, eventually, node, python};
+use crate::support::{Etcd, Node, etcd, eventually, http, node, python};
 
 /// What a node answers whose function returned this.
 fn returned(result: &str) -> Answer {
@@ -56,6 +56,13 @@ fn run(node: &Node, workflow: &str, can_offload: bool) -> Value {
         "Workflow": workflow, "Input": { "n": 1 }, "Type": "express", "CanDoOffloading": can_offload,
     });
     node.post("/v1/executions", &request).expect(200).json()
+}
+
+/// Sends functions to the cloud, whatever they are.
+fn away(builder: Builder) -> Builder {
+    builder
+        .set("workflow.offloading.policy", "threshold")
+        .set("workflow.offloading.policy.threshold", 0)
 }
 
 /// Has `ilp` ask `optimizer`.
@@ -155,4 +162,98 @@ fn the_optimiser_built_in_goes_where_it_is_cheap() {
         edge.send("DELETE", "/v1/workflows/both", "");
         edge.post("/delete", &json!({ "Name": "inc" })).expect(200);
     }
+}
+
+/// Asks for a run of `two` as one of a trace, with a class and a deadline.
+#[track_caller]
+fn run_with_wishes(node: &Node, path: &str, mut request: Value) -> Value {
+    request["QoS"] = json!({ "Class": 3, "MaxRespT": 500 });
+    request["CanDoOffloading"] = true.into();
+    let headers = [("traceparent", TRACE), ("x-mine", "1")];
+    let body = request.to_string();
+    let reply = http::request(node.address, "POST", path, &headers, body.as_bytes()).unwrap();
+    reply.expect(200).json()
+}
+
+const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+#[test]
+fn class_deadline_and_trace_go_along_with_functions_of_every_kind_of_run() {
+    let etcd = etcd();
+    let cloud = Peer::start(|_| returned(r#"{"n":42}"#));
+    let edge = edge(&etcd, &cloud, away);
+    let call = json!({ "Type": "Task", "Resource": "inc" });
+    let with = |field: &str, value: Value| {
+        let mut state = call.clone();
+        state[field] = value;
+        state
+    };
+    // No node of the original could go on with it, so only functions are sent.
+    let two = json!({ "StartAt": "A", "States": {
+        "A": with("Next", "B".into()),
+        "B": with("End", true.into()),
+    } });
+    register(&edge, "two", &two);
+    let outer = json!({ "StartAt": "Run", "States": { "Run": {
+        "Type": "Task", "Resource": "arn:aws:states:::states:startExecution.sync:2",
+        "Parameters": { "StateMachineArn": "two", "Input": { "n": 1 } }, "End": true,
+    } } });
+    register(&edge, "outer", &outer);
+    let execution = |workflow: &str, kind: &str| {
+        let request = json!({
+            "Workflow": workflow, "Type": kind, "Input": { "n": 1 }, "Wait": 30,
+        });
+        let ended = run_with_wishes(&edge, "/v1/executions", request);
+        assert_eq!(ended["Status"], "SUCCEEDED", "{ended}");
+    };
+    let runs: [&dyn Fn(); 4] = [
+        &|| execution("two", "express"),
+        &|| execution("two", "standard"),
+        &|| execution("outer", "standard"),
+        &|| {
+            let request = json!({ "Params": { "n": 1 }, "Async": true });
+            let reply = run_with_wishes(&edge, "/workflow/invoke/two", request);
+            let id = reply["ReqId"].as_str().unwrap();
+            assert_eq!(edge.poll(id).json()["Result"], json!({ "n": 42 }));
+        },
+    ];
+    for run in runs {
+        run();
+        let [first, second] = [cloud.received(), cloud.received()].map(|request| {
+            assert_eq!(request.path, "/invoke/inc");
+            assert_eq!(request.body["QoSClass"], 3, "{}", request.body);
+            let trace = format!("traceparent: {TRACE}\r\n");
+            assert!(request.head.contains(&trace), "{}", request.head);
+            assert!(!request.head.contains("x-mine"), "{}", request.head);
+            request.body["QoSMaxRespT"].as_f64().unwrap()
+        });
+        assert!(500.0 >= first && first >= second && second > 0.0);
+    }
+}
+
+#[test]
+fn a_run_that_is_handed_over_keeps_its_trace() {
+    let etcd = etcd();
+    let cloud = Peer::start(|_| Answer::status(429, ""));
+    let edge = edge(&etcd, &cloud, away);
+    let mut inc = python(
+        "inc",
+        "def handler(params, context):\n    return {'n': params['n'] + 1}\n",
+    )
+    .body();
+    let n = json!([{ "Name": "n", "Type": "Int" }]);
+    inc["Signature"] = json!({ "Inputs": n, "Outputs": n });
+    edge.post("/update", &inc).expect(200);
+    let one = json!({ "StartAt": "One", "States": {
+        "One": { "Type": "Task", "Resource": "inc", "End": true },
+    } });
+    register(&edge, "one", &one);
+    let request = json!({ "Params": { "n": 1 } });
+    let reply = run_with_wishes(&edge, "/workflow/invoke/one", request);
+    assert_eq!(reply["Result"], json!({ "n": 2 }));
+    let sent = cloud.received();
+    assert_eq!(sent.path, "/workflow/resume/one");
+    assert_eq!(sent.body["QoS"]["Class"], 3);
+    let trace = format!("traceparent: {TRACE}\r\n");
+    assert!(sent.head.contains(&trace), "{}", sent.head);
 }
