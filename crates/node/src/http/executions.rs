@@ -20,7 +20,7 @@ use crate::detached::Detached;
 use crate::node::Node;
 use crate::workflows::definition::{self, Kind, OnCrash, Options, Workflow};
 use crate::workflows::executions::{self as runs, Callback, Description, Filter};
-use crate::workflows::{StartOptions, Started, Status, start};
+use crate::workflows::{StartOptions, Started, Status, history, start};
 
 /// The longest wait for an execution's end in one request.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -171,7 +171,7 @@ async fn executions(
         }
         (id, "history") => {
             allow(method, Method::GET)?;
-            history(node, id, query).await
+            events(node, id, query).await
         }
         (id, "stop") => {
             allow(method, Method::POST)?;
@@ -292,10 +292,10 @@ fn list(node: &Node, query: &str) -> Result<Reply, ApiError> {
     }))
 }
 
-async fn history(node: &Arc<Node>, id: &str, query: &str) -> Result<Reply, ApiError> {
+async fn events(node: &Arc<Node>, id: &str, query: &str) -> Result<Reply, ApiError> {
     let after = number(query, "after")?.map_or(0, |after| after as u64);
     let limit = number(query, "limit")?.map_or(PAGE, |limit| limit as usize);
-    let (records, more) = runs::history(node, id, after, limit).await?;
+    let (records, more) = history::page(node, id, after, limit).await?;
     let next = records.last().filter(|_| more).map(|record| record.id);
     let events = records.into_iter().map(event).collect();
     Ok(json(&HistoryReply { events, next }))

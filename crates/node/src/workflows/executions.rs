@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use serverledge_asl::{Event, Outcome, Record, Start};
+use serverledge_asl::{Event, Outcome, Start};
 use tokio::sync::oneshot;
 
 use super::definition::Kind;
@@ -189,39 +189,6 @@ pub(super) fn existing(
         kind: Kind::Standard,
         waiting,
     }))
-}
-
-/// A page of an execution's history: the events after one, and whether there are more.
-pub async fn history(
-    node: &Arc<Node>,
-    id: &str,
-    after: u64,
-    limit: usize,
-) -> Result<(Vec<Record>, bool), RunError> {
-    let id = id_of(id).ok_or(RunError::Unknown)?;
-    let limit = limit.clamp(1, PAGE_MAX);
-    let _permit = node.workflows.reads.acquire().await;
-    let node = Arc::clone(node);
-    let read = move || {
-        let stored = node.store.execution(id)?.ok_or(RunError::Unknown)?;
-        let machine = node
-            .workflows
-            .catalog
-            .machine(&node.store, &stored.digest)?;
-        let mut page = Vec::new();
-        let mut more = false;
-        journal::replay(&node.store, &machine, id, |record| {
-            if record.id <= after {
-            } else if page.len() < limit {
-                page.push(record);
-            } else {
-                more = true;
-            }
-        })?;
-        Ok((page, more))
-    };
-    let read = tokio::task::spawn_blocking(read).await;
-    read.map_err(|_| RunError::Journal("reading it failed".to_owned()))?
 }
 
 /// Stops an execution; one that has ended stays as it is.

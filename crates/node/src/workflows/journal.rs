@@ -102,15 +102,10 @@ pub(crate) struct Replayed {
     pub(crate) next: u64,
 }
 
-/// Reads a journal and goes through it. `see` is shown the history, in order.
+/// Reads a journal and goes through it.
 ///
 /// Takes as long as the execution has computed: not for the threads that serve requests.
-pub(crate) fn replay(
-    store: &Store,
-    machine: &Machine,
-    id: Id,
-    mut see: impl FnMut(Record),
-) -> Result<Replayed, RunError> {
+pub(crate) fn replay(store: &Store, machine: &Machine, id: Id) -> Result<Replayed, RunError> {
     let mut replay = Replay::default();
     let mut failed = None;
     let mut last = None;
@@ -125,7 +120,7 @@ pub(crate) fn replay(
             .and_then(|entries| {
                 entries
                     .into_iter()
-                    .try_for_each(|entry| replay.take(machine, entry, &mut see))
+                    .try_for_each(|entry| replay.take(machine, entry, &mut |_| {}))
             })
             .err();
     })?;
@@ -141,8 +136,9 @@ pub(crate) fn replay(
     })
 }
 
-#[derive(Default)]
-struct Replay {
+/// An execution on its way through its journal.
+#[derive(Debug, Default)]
+pub(crate) struct Replay {
     execution: Option<Execution>,
     pending: BTreeMap<TaskId, Pending>,
     last: i64,
@@ -155,22 +151,28 @@ impl Replay {
         entry: Entry,
         see: &mut impl FnMut(Record),
     ) -> Result<(), RunError> {
+        self.take_some(machine, entry, usize::MAX, see).map(drop)
+    }
+
+    /// Goes through an entry, or enters so many states of it; `true` if there is more, for which
+    /// [`Replay::go_on`] is to be called.
+    pub(crate) fn take_some(
+        &mut self,
+        machine: &Machine,
+        entry: Entry,
+        states: usize,
+        see: &mut impl FnMut(Record),
+    ) -> Result<bool, RunError> {
         match entry {
             Entry::Begun(start) => self.execution = Some(Execution::new(*start)),
             Entry::Step { at, event } => {
-                let execution = self.execution.as_mut();
-                let execution = execution
-                    .ok_or_else(|| RunError::Journal("a step comes before its beginning".into()))?;
+                if self.execution.is_none() {
+                    let why = "a step comes before its beginning";
+                    return Err(RunError::Journal(why.to_owned()));
+                }
                 forget(&mut self.pending, &event);
                 self.last = at;
-                for effect in execution.step(machine, event, at) {
-                    match effect {
-                        Effect::Invoke(invocation) => await_task(&mut self.pending, invocation),
-                        Effect::Cancel(task) => drop(self.pending.remove(&task)),
-                        Effect::Record(record) => see(record),
-                        Effect::Finished(_) => {}
-                    }
-                }
+                return Ok(self.step(machine, Some(event), states, see));
             }
             Entry::Sent(task) => self.mark(task, |task| task.sent = task.sent.saturating_add(1)),
             Entry::Withdrawn(task) => {
@@ -179,7 +181,39 @@ impl Replay {
             Entry::Submitted(task) => self.mark(task, |task| task.submitted = true),
             Entry::Recovered { .. } | Entry::Ended { .. } => {}
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// Goes on with the entry taken last.
+    pub(crate) fn go_on(
+        &mut self,
+        machine: &Machine,
+        states: usize,
+        see: &mut impl FnMut(Record),
+    ) -> bool {
+        self.step(machine, None, states, see)
+    }
+
+    fn step(
+        &mut self,
+        machine: &Machine,
+        event: Option<Event>,
+        states: usize,
+        see: &mut impl FnMut(Record),
+    ) -> bool {
+        let Some(execution) = &mut self.execution else {
+            return false;
+        };
+        let (effects, more) = execution.step_some(machine, event, self.last, states);
+        for effect in effects {
+            match effect {
+                Effect::Invoke(invocation) => await_task(&mut self.pending, invocation),
+                Effect::Cancel(task) => drop(self.pending.remove(&task)),
+                Effect::Record(record) => see(record),
+                Effect::Finished(_) => {}
+            }
+        }
+        more
     }
 
     fn mark(&mut self, task: TaskId, mark: impl FnOnce(&mut Pending)) {

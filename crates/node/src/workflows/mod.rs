@@ -11,6 +11,7 @@ pub mod executions;
 mod fault;
 mod files;
 pub mod handover;
+pub mod history;
 pub mod invoke;
 mod journal;
 mod live;
@@ -39,6 +40,7 @@ use self::error::StartError;
 use self::handover::Remote;
 use self::handover::functions::Placing;
 use self::handover::places::Places;
+use self::history::Histories;
 use self::journal::{Entry, Journal};
 use self::live::Live;
 pub use self::run::Finished;
@@ -77,6 +79,8 @@ pub struct Workflows {
     pub(crate) permits: Semaphore,
     /// Journals being read.
     pub(crate) reads: Semaphore,
+    /// Histories that are being read.
+    pub(crate) histories: Histories,
     /// Executions in memory.
     pub(crate) running: TaskTracker,
     /// Where tasks run.
@@ -101,6 +105,7 @@ impl Workflows {
                 .collect(),
             permits: Semaphore::new(config.workflow.concurrency),
             reads: Semaphore::new(READS_MAX),
+            histories: Histories::default(),
             running: TaskTracker::new(),
             places: Places::new(&config.placement),
             remote: Remote::new(),

@@ -207,7 +207,7 @@ pub(crate) fn read(node: &Arc<Node>, id: Id) -> Result<Option<Run>, RunError> {
         .workflows
         .catalog
         .machine(&node.store, &stored.digest)?;
-    let replayed = journal::replay(&node.store, &machine, id, |_| {})?;
+    let replayed = journal::replay(&node.store, &machine, id)?;
     let summary = Summary::decode(&stored.summary);
     let context = Context {
         id: text_of(id),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{ended, events_of, execution, express, history, id_of, register, register_as, start};
 use crate::support::function::echo;
-use crate::support::{eventually, node, python};
+use crate::support::{Node, eventually, node, python};
 
 /// A machine of these states, one after the other.
 fn chain(states: &[(&str, Value)]) -> Value {
@@ -197,6 +197,64 @@ fn a_history_shows_inputs_and_outputs() {
     assert_eq!(events[4]["Output"], json!({"x": 1}));
     assert_eq!(events[8]["Output"], json!({"x": 1}));
     assert_eq!(history(&node, &id).len(), expected.len());
+}
+
+/// Events after one, of the history of an execution.
+#[track_caller]
+fn page(node: &Node, id: &str, after: u64, limit: usize) -> Vec<Value> {
+    let path = format!("/v1/executions/{id}/history?after={after}&limit={limit}");
+    let page = node.get(&path).expect(200).json();
+    let events = page["Events"].as_array().unwrap().clone();
+    let last = events.last().map(|it| it["Id"].clone());
+    assert!(page["Next"].is_null() || Some(&page["Next"]) == last.as_ref());
+    events
+}
+
+#[test]
+fn a_history_is_the_same_in_whatever_pages_and_order_it_is_read() {
+    let node = node().start();
+    node.create(&echo("echo"));
+    let each = json!({"Type": "Map", "ItemsPath": "$.items", "ResultPath": null,
+        "ItemProcessor": {"StartAt": "Each", "States": {"Each": {"Type": "Pass", "End": true}}}});
+    let states = [
+        ("Before", task("echo")),
+        ("All", each),
+        ("Hold", json!({"Type": "Wait", "Seconds": 3600})),
+    ];
+    register(&node, "w", &chain(&states));
+    let items: Vec<u32> = (0..150).collect();
+    let id = start(&node, "w", json!({ "items": items }));
+    let whole = eventually("the execution to wait", || {
+        let events = page(&node, &id, 0, 1000);
+        let waits = events.iter().any(|it| it["Type"] == "WaitStateEntered");
+        waits.then_some(events)
+    });
+    let count = whole.len() as u64;
+    assert!(count > 600, "{count}");
+    for limit in [1, 7, 333, 1000] {
+        let mut found: Vec<Value> = Vec::new();
+        // One event at a time would be many requests.
+        let from = if limit == 1 { count - 20 } else { 0 };
+        while let next = page(&node, &id, from + found.len() as u64, limit)
+            && !next.is_empty()
+        {
+            found.extend(next);
+        }
+        assert_eq!(found, whole[from as usize..], "{limit}");
+    }
+    for after in [count, count - 1, 100, 0, 400, 400, 399, 401, count + 5] {
+        let rest = whole.iter().skip(after as usize).take(50);
+        let rest: Vec<Value> = rest.cloned().collect();
+        assert_eq!(page(&node, &id, after, 50), rest, "{after}");
+    }
+    // What happens later comes after it.
+    let path = format!("/v1/executions/{id}/stop");
+    node.post(&path, &json!({"Error": "E"})).expect(200);
+    let last = page(&node, &id, count, 50);
+    assert_eq!(last.last().unwrap()["Type"], "ExecutionAborted");
+    assert_eq!(last[0]["Id"], count + 1);
+    let node = node.kill9().start();
+    assert_eq!(page(&node, &id, 0, 1000), [whole, last].concat());
 }
 
 #[test]
