@@ -8,6 +8,7 @@
 
 mod client;
 mod decode;
+mod means;
 mod optimizer;
 #[macro_use]
 mod wire;
@@ -20,6 +21,7 @@ pub use executions::{
     ExecutionList, ExecutionReply, FailureReason, HistoryEvent, HistoryReply, RetryRequest,
     StartRequest, TaskSuccess, WorkflowSpec,
 };
+pub use means::{decode_means, encode_means};
 pub use optimizer::{
     DecodeProblem, Optimizer, decode_placement, decode_problem, encode_placement, encode_problem,
 };

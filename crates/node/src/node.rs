@@ -188,6 +188,7 @@ impl Node {
         let janitor = tokio::spawn(janitor(Arc::clone(&self)));
         let dispatcher = tokio::spawn(async_calls::run(Arc::clone(&self), queue));
         let wakes = tokio::spawn(workflows::run(Arc::clone(&self)));
+        let means = tokio::spawn(workflows::handover::dump(Arc::clone(&self)));
 
         let told_to_stop = async {
             stop.recv().await;
@@ -207,6 +208,7 @@ impl Node {
             tokio::join!(requests.shutdown(), dispatcher, async {
                 let _ = wakes.await;
                 self.workflows.close().await;
+                let _ = means.await;
             })
         });
         let drain = self.config.shutdown.drain;

@@ -28,7 +28,7 @@ pub use self::problem::{
     Arc, Costs, Kind, Link, NoPlan, Node, Problem, Resources, TASKS_MAX, Task, Weights,
 };
 pub use self::program::{Program, Value};
-pub use self::statistics::{Branch, Measured, Statistics};
+pub use self::statistics::{Branch, FunctionMeans, Means, Measured, PlaceMeans, Statistics};
 pub use self::threshold::{Neighbour, Threshold, Usage};
 
 /// The key that stands for the cloud, whichever of its nodes that is.

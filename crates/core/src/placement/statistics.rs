@@ -39,11 +39,51 @@ pub struct Branch {
     pub task: String,
 }
 
+impl Branch {
+    /// A task of this id in whatever workflow.
+    fn of_any(task: &str) -> Self {
+        Self {
+            workflow: String::new(),
+            task: task.to_owned(),
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub struct Statistics {
     functions: BTreeMap<String, Function>,
     branches: BTreeMap<Branch, BTreeMap<String, f64>>,
+}
+
+/// What is known, as values: to be written down, or as it was.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Means {
+    /// By function.
+    pub functions: BTreeMap<String, FunctionMeans>,
+    /// By task and the one that follows, the share of that. Tasks of one name in several workflows
+    /// are one here.
+    pub branches: BTreeMap<String, BTreeMap<String, f64>>,
+}
+
+/// Of a function.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FunctionMeans {
+    /// By node, [`super::CLOUD`] among them.
+    pub places: BTreeMap<String, PlaceMeans>,
+    /// Size of its result, bytes.
+    pub output_bytes: Option<f64>,
+}
+
+/// Of a function in a place; what was never measured is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PlaceMeans {
+    /// Run time, s.
+    pub execution: Option<f64>,
+    /// What starting a sandbox adds to it, s.
+    pub init: Option<f64>,
+    /// Share of the calls that had to start one.
+    pub cold: Option<f64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -84,12 +124,82 @@ impl Mean {
         }
     }
 
+    /// As if it had been measured once.
+    fn of(value: Option<f64>) -> Self {
+        let value = value.filter(|value| value.is_finite() && *value >= 0.0);
+        Self {
+            sum: value.unwrap_or(0.0),
+            count: f64::from(u8::from(value.is_some())),
+        }
+    }
+
     fn value(self) -> Option<f64> {
         (self.count > 0.0).then(|| self.sum / self.count)
     }
 }
 
 impl Statistics {
+    /// With what was written down. Values that are no amounts are left out, and so is what there is
+    /// no room for.
+    pub fn of(means: &Means) -> Self {
+        let mut known = Self::default();
+        for (name, means) in means.functions.iter().take(ENTRIES_MAX) {
+            let places = means.places.iter().take(WAYS_MAX);
+            let places = places.map(|(place, means)| {
+                let sums = Sums {
+                    execution: Mean::of(means.execution),
+                    init: Mean::of(means.init),
+                    cold: Mean::of(means.cold.map(|share| share.min(1.0))),
+                };
+                (place.clone(), sums)
+            });
+            let function = Function {
+                places: places.collect(),
+                output: Mean::of(means.output_bytes),
+            };
+            known.functions.insert(name.clone(), function);
+        }
+        for (task, ways) in means.branches.iter().take(ENTRIES_MAX) {
+            let ways = ways.iter().take(WAYS_MAX);
+            let ways = ways.map(|(next, share)| (next.clone(), Mean::of(Some(*share)).sum));
+            known.branches.insert(Branch::of_any(task), ways.collect());
+        }
+        known
+    }
+
+    /// To be written down.
+    pub fn means(&self) -> Means {
+        let mut means = Means::default();
+        for (name, function) in &self.functions {
+            let of = |sums: &Sums| PlaceMeans {
+                execution: sums.execution.value(),
+                init: sums.init.value(),
+                cold: sums.cold.value(),
+            };
+            let places = function.places.iter();
+            let function = FunctionMeans {
+                places: places
+                    .map(|(place, sums)| (place.clone(), of(sums)))
+                    .collect(),
+                output_bytes: function.output.value(),
+            };
+            means.functions.insert(name.clone(), function);
+        }
+        for (branch, ways) in &self.branches {
+            let known = means.branches.entry(branch.task.clone()).or_default();
+            for (next, count) in ways {
+                *known.entry(next.clone()).or_default() += count;
+            }
+        }
+        for ways in means.branches.values_mut() {
+            let sum: f64 = ways.values().sum();
+            if sum > 0.0 {
+                ways.values_mut().for_each(|count| *count /= sum);
+            }
+        }
+        means
+    }
+
     /// Takes a run of `function` at `place` (a node's key, or [`super::CLOUD`]) into account.
     pub fn ran(&mut self, function: &str, place: &str, measured: Measured) {
         let Measured {
@@ -163,7 +273,8 @@ impl Statistics {
 
     /// How probable each of the alternatives is; equally, if the choice was never made.
     pub fn shares(&self, branch: &Branch, alternatives: &[&str]) -> Vec<f64> {
-        let ways = self.branches.get(branch);
+        let of_any = || self.branches.get(&Branch::of_any(&branch.task));
+        let ways = self.branches.get(branch).or_else(of_any);
         let count = |next: &&str| {
             ways.and_then(|ways| ways.get(*next))
                 .copied()
@@ -274,6 +385,51 @@ mod tests {
         known.chose(&branch, "b");
         known.chose(&branch, "gone");
         assert_eq!(known.shares(&branch, &["a", "b", "c"]), [0.5, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn what_is_written_down_says_the_same() {
+        let mut known = Statistics::default();
+        known.ran("f", "n", measured(1.0, Some(0.4)));
+        known.ran("f", "n", measured(3.0, None));
+        known.ran("f", CLOUD, measured(8.0, None));
+        let branch = |workflow: &str| Branch {
+            workflow: workflow.into(),
+            task: "c".into(),
+        };
+        known.chose(&branch("w"), "a");
+        known.chose(&branch("w"), "b");
+        known.chose(&branch("v"), "b");
+        known.chose(&branch("v"), "b");
+        let means = known.means();
+        let again = Statistics::of(&means);
+        assert_eq!(again.means(), means);
+        for place in ["n", "other", CLOUD] {
+            assert_eq!(again.execution("f", place), known.execution("f", place));
+            assert_eq!(again.init("f", place), known.init("f", place));
+        }
+        assert_eq!(again.output("f"), known.output("f"));
+        assert_eq!(again.shares(&branch("any"), &["a", "b"]), [0.25, 0.75]);
+    }
+
+    #[test]
+    fn nonsense_that_is_written_down_is_not_known() {
+        let place = PlaceMeans {
+            execution: Some(f64::NAN),
+            init: Some(-1.0),
+            cold: Some(7.0),
+        };
+        let function = FunctionMeans {
+            places: [("n".to_owned(), place)].into(),
+            output_bytes: Some(f64::INFINITY),
+        };
+        let known = Statistics::of(&Means {
+            functions: [("f".to_owned(), function)].into(),
+            ..Means::default()
+        });
+        assert_eq!(known.execution("f", "n"), 0.01);
+        assert_eq!(known.init("f", "n"), 0.01);
+        assert_eq!(known.output("f"), 0.0);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What placing the tasks of workflows goes by: `workflow.offloading.*`.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use serverledge_core::placement::{Costs, Policy, Threshold, Weights};
 
 /// See the module. The defaults are the original's.
@@ -23,6 +26,12 @@ pub struct Placement {
     pub node_bandwidth: f64,
     /// Of the cloud to the data store, MB/s; 1000.
     pub cloud_bandwidth: f64,
+    /// File with what functions take, instead of what is measured; none.
+    pub means_file: Option<PathBuf>,
+    /// File that what is measured is written to; none.
+    pub dump_file: Option<PathBuf>,
+    /// How often; 60 s.
+    pub dump_interval: Duration,
 }
 
 impl Default for Placement {
@@ -37,6 +46,9 @@ impl Default for Placement {
             costs: Costs::default(),
             node_bandwidth: 40.0,
             cloud_bandwidth: 1000.0,
+            means_file: None,
+            dump_file: None,
+            dump_interval: Duration::from_secs(60),
         }
     }
 }

@@ -521,6 +521,8 @@ pub struct Workflow {
     pub fail_succeeds: bool,
     /// Whether executions that somebody waits for are in the journal, too; no.
     pub always_save_progress: bool,
+    /// Directory that the inputs of tasks are written to; none.
+    pub inputs: Option<PathBuf>,
 }
 
 impl Default for Workflow {
@@ -539,6 +541,7 @@ impl Default for Workflow {
             items_bytes_max: 16 << 20,
             fail_succeeds: false,
             always_save_progress: false,
+            inputs: None,
         }
     }
 }

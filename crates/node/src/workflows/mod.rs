@@ -12,6 +12,7 @@ mod fault;
 mod files;
 pub mod handover;
 pub mod history;
+mod inputs;
 pub mod invoke;
 mod journal;
 mod live;
@@ -41,6 +42,7 @@ use self::handover::Remote;
 use self::handover::functions::Placing;
 use self::handover::places::Places;
 use self::history::Histories;
+use self::inputs::Inputs;
 use self::journal::{Entry, Journal};
 use self::live::Live;
 pub use self::run::Finished;
@@ -85,6 +87,8 @@ pub struct Workflows {
     pub(crate) running: TaskTracker,
     /// Where tasks run.
     pub(crate) places: Places,
+    /// Inputs of tasks that are written down.
+    pub(crate) inputs: Option<Inputs>,
     /// To other nodes, to hand executions over.
     pub(crate) remote: Remote,
     /// Where chance comes from.
@@ -107,7 +111,8 @@ impl Workflows {
             reads: Semaphore::new(READS_MAX),
             histories: Histories::default(),
             running: TaskTracker::new(),
-            places: Places::new(&config.placement),
+            places: Places::new(&config.placement)?,
+            inputs: Inputs::new(config.workflow.inputs.as_deref())?,
             remote: Remote::new(),
             random: std::fs::File::open("/dev/urandom").context("opening /dev/urandom")?,
         })
@@ -180,6 +185,8 @@ pub(crate) struct Context {
     pub(crate) along: Along,
     /// When that was, in milliseconds since 1970.
     pub(crate) started: i64,
+    /// What it is called.
+    pub(crate) name: String,
     /// Its workflow's name.
     pub(crate) workflow: String,
     /// Where its functions go; `None`: nobody is asked.
@@ -399,6 +406,7 @@ fn prepare(
         depth: options.depth,
         along: options.along.clone(),
         started: summary.started,
+        name: start.about.name.clone(),
         workflow: workflow.record.name.clone(),
         placing: node.workflows.places.placing(may_place),
     };

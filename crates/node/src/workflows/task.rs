@@ -209,6 +209,11 @@ impl Attempt {
             Some(Ok(inputs)) => inputs,
             None => params,
         };
+        if let Some(inputs) = &self.node.workflows.inputs {
+            inputs
+                .save((name, &task.state, &self.context.name), &params)
+                .await;
+        }
         let invocation = Invocation {
             request_id: self.request_id(task.task),
             params: params.to_string().into_bytes().into(),

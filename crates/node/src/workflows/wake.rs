@@ -217,6 +217,7 @@ pub(crate) fn read(node: &Arc<Node>, id: Id) -> Result<Option<Run>, RunError> {
         depth: summary.depth,
         along: summary.along(node),
         started: summary.started,
+        name: stored.name.clone(),
         placing: node.workflows.places.placing(summary.can_offload),
         workflow: stored.workflow.clone(),
     };

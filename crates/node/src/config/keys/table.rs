@@ -1,5 +1,7 @@
 //! The rows. The limits make the conversions in them exact.
 
+use std::path::PathBuf;
+
 use super::Effect::{None as NoEffect, Set as Sets};
 use super::Set::{
     Bool, Choice, Class, Duration, Endpoints, Hosts, Integer, Ipv4Networks, Location, Locations,
@@ -22,11 +24,18 @@ const NEARBY: &str = "has no effect: the nearest are asked every 1.5 s, the othe
 const CHOICE: &str = "has no effect: a neighbour is chosen for each call, by what it has just told";
 const METRICS: &str = "has no effect yet: this version exports no metrics";
 const TRACING: &str = "has no effect yet: this version writes no traces";
-const WORKFLOWS: &str = "has no effect yet: inputs of workflows are not kept";
 const IMAGES: &str = "has no effect: `serverledge image pull` gets an image again";
 const CACHE: &str = "has no effect: the catalog is always in memory and never stale";
 const SOLVER: &str = "has no effect: the node solves its program itself";
 const DEAD: &str = "has no effect, and never had one in the original";
+
+/// Where the original writes inputs of tasks.
+const INPUTS: &str = "saved-inputs";
+
+/// The file that a value names; none if it is empty.
+fn file(value: String) -> Option<PathBuf> {
+    Some(value).filter(|it| !it.is_empty()).map(PathBuf::from)
+}
 
 const fn key(name: &'static str, default: &'static str, effect: Effect, doc: &'static str) -> Key {
     Key {
@@ -343,10 +352,15 @@ pub(super) static KEYS: &[Key] = &[
     key("metrics.prometheus.port", "9090", NoEffect(METRICS), "Its port."),
     key("metrics.prometheus.pushgateway.host", "", NoEffect(METRICS), "Gateway to push to."),
     key("metrics.prometheus.pushgateway.port", "9091", NoEffect(METRICS), "Its port."),
-    key("metrics.retriever.interval", "60", NoEffect(METRICS),
-        "How often metrics are retrieved, seconds."),
-    key("metrics.dump.json.file", "", NoEffect(METRICS), "File to write retrieved metrics to."),
-    key("metrics.load.json.file", "", NoEffect(METRICS), "File to read metrics from."),
+    key("metrics.retriever.interval", "60",
+        Sets(Duration(1.0..=YEARS, |c, v| c.placement.dump_interval = v)),
+        "How often metrics.dump.json.file is written, seconds."),
+    key("metrics.dump.json.file", "",
+        Sets(Text(|c, v| c.placement.dump_file = file(v))),
+        "File to write to what was measured of workflows' functions, which placing them goes by."),
+    key("metrics.load.json.file", "",
+        Sets(Text(|c, v| c.placement.means_file = file(v))),
+        "File to read that from at the start; then nothing is measured."),
     key("tracing.enabled", "false", NoEffect(TRACING), "Whether traces are written."),
     key("tracing.outfile", "(traces-DATE-TIME.json)", NoEffect(TRACING),
         "File to write traces to."),
@@ -500,6 +514,7 @@ pub(super) static KEYS: &[Key] = &[
     key("workflow.offloading.policy.threshold.offloaded.max", "5",
         Sets(Integer(0..=256, |c, v| c.placement.threshold.tasks_max = v as usize)),
         "Tasks that threshold hands over with the first."),
-    key("workflow.profiling.saveinput", "false", NoEffect(WORKFLOWS),
-        "Whether inputs of tasks are saved."),
+    key("workflow.profiling.saveinput", "false",
+        Sets(Bool(|c, v| c.workflow.inputs = v.then(|| INPUTS.into()))),
+        "Whether inputs of tasks are written to saved-inputs, in the directory the node runs in."),
 ];

@@ -13,6 +13,7 @@
 mod error;
 pub(crate) mod functions;
 mod graph;
+mod means;
 mod optimizer;
 pub(crate) mod places;
 mod progress;
@@ -44,6 +45,7 @@ use crate::federation::offload::Along;
 use crate::federation::{Federation, Member};
 use crate::node::Node;
 
+pub(crate) use self::means::run as dump;
 pub(crate) use self::remote::Remote;
 
 /// What an answer may take beside the remote's own time.

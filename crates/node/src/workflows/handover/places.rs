@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serverledge_api::{InvokeReply, Optimizer};
 use serverledge_core::fleet::{Group, Status};
 use serverledge_core::placement::{
-    self as core, Branch, CLOUD, Costs, Decision, Kind, Measured, Neighbour, Node as Place, Plan,
-    Policy, Problem, Resources, Statistics, Usage, decide,
+    self as core, Branch, CLOUD, Costs, Decision, Kind, Means, Measured, Neighbour, Node as Place,
+    Plan, Policy, Problem, Resources, Statistics, Usage, decide,
 };
 use tracing::debug;
 
 use super::functions::Placing;
 use super::graph::Graph;
+use super::means;
 use super::optimizer::Source;
 use crate::config::Placement as Config;
 use crate::federation::Member;
@@ -44,6 +45,8 @@ pub(crate) struct Places {
     config: Config,
     source: Source,
     statistics: Mutex<Statistics>,
+    /// Whether nothing is measured: a file says what functions take.
+    is_given: bool,
 }
 
 /// What is to be placed, as it stands.
@@ -170,14 +173,22 @@ pub(crate) enum Chosen {
 }
 
 impl Places {
-    pub(crate) fn new(config: &Config) -> Self {
+    /// An error is that of a file that was to be read.
+    pub(crate) fn new(config: &Config) -> anyhow::Result<Self> {
+        let given = config.means_file.as_deref().map(means::load).transpose()?;
         let host = config.optimizer_host.as_ref();
         let endpoint = host.map(|host| format!("{host}:{}", config.optimizer_port));
-        Self {
+        Ok(Self {
             config: config.clone(),
             source: Source::new(endpoint),
-            statistics: Mutex::default(),
-        }
+            is_given: given.is_some(),
+            statistics: Mutex::new(given.unwrap_or_default()),
+        })
+    }
+
+    /// What is known of functions.
+    pub(crate) fn means(&self) -> Means {
+        self.statistics().means()
     }
 
     /// Whether tasks may go anywhere at all.
@@ -199,6 +210,9 @@ impl Places {
 
     /// A function has run for a workflow, here or elsewhere.
     pub(crate) fn ran(&self, node: &Node, function: &str, reply: &InvokeReply) {
+        if self.is_given {
+            return;
+        }
         let in_cloud = node.config.registry.remote_area.as_ref() == Some(&reply.execution_area);
         let place = if in_cloud {
             CLOUD
@@ -215,6 +229,9 @@ impl Places {
 
     /// A choice was made.
     pub(crate) fn chose(&self, workflow: &str, task: &str, next: &str) {
+        if self.is_given {
+            return;
+        }
         let branch = Branch {
             workflow: workflow.to_owned(),
             task: task.to_owned(),

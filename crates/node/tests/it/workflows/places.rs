@@ -257,3 +257,52 @@ fn a_run_that_is_handed_over_keeps_its_trace() {
     let trace = format!("traceparent: {TRACE}\r\n");
     assert!(sent.head.contains(&trace), "{}", sent.head);
 }
+
+#[test]
+fn a_file_can_say_what_functions_take() {
+    let etcd = etcd();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("means.json");
+    let means = json!({
+        "AvgEdgeExecutionTime": { "edge": { "inc": 7.5 } },
+        "AvgRemoteExecutionTime": { "inc": 2.25 },
+        "AvgOutputSize": { "inc": 1234.0 },
+    });
+    std::fs::write(&file, means.to_string()).unwrap();
+    let optimizer = Peer::start(|_| Answer::ok(r#"{"One":"edge"}"#));
+    let cloud = Peer::start(|_| returned(r#"{"n":42}"#));
+    let edge = edge(&etcd, &cloud, |builder| {
+        let builder = builder.set("metrics.load.json.file", file.display());
+        asking(&optimizer)(builder)
+    });
+    // What is measured changes nothing.
+    for _ in 0..2 {
+        run(&edge, "one", true);
+        let question = optimizer.received().body;
+        assert_eq!(question["exectime"][r#"["One","edge"]"#], 7.5, "{question}");
+        assert_eq!(
+            question["exectime"][r#"["One","CLOUD"]"#], 2.25,
+            "{question}"
+        );
+        assert_eq!(question["output_size"]["One"], 1234.0, "{question}");
+    }
+}
+
+#[test]
+fn what_was_measured_is_written_when_the_node_stops() {
+    let etcd = etcd();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("means.json");
+    let optimizer = Peer::start(|_| Answer::ok(r#"{"One":"edge"}"#));
+    let cloud = Peer::start(|_| returned(r#"{"n":42}"#));
+    let edge = edge(&etcd, &cloud, |builder| {
+        let builder = builder.set("metrics.dump.json.file", file.display());
+        asking(&optimizer)(builder)
+    });
+    run(&edge, "one", true);
+    edge.stop();
+    let means: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let took = means["AvgEdgeExecutionTime"]["edge"]["inc"].as_f64();
+    assert!(took.is_some_and(|took| took > 0.0), "{means}");
+    assert_eq!(means["AvgOutputSize"]["inc"], 7.0, "{means}");
+}
