@@ -103,7 +103,21 @@ wire! {
         /// The execution that it repeats.
         #[serde(skip_serializing_if = "Option::is_none")]
         "RetryOf" retry_of: Option<String>,
+        /// The node that runs it, or has ended it.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        "Node" node: String,
+        /// How often it was taken up by a node after another, or the same, had died.
+        #[serde(skip_serializing_if = "is_none")]
+        "Epoch" epoch: u64,
+        /// Why it stands still, or doesn't go on elsewhere when its node dies; for people.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "Note" note: Option<String>,
     }
+}
+
+/// Whether a count need not be told.
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 wire! {

@@ -15,6 +15,7 @@ pub mod placement;
 pub mod policy;
 pub mod qos;
 mod scheduler;
+pub mod takeover;
 mod time;
 
 pub use estimate::Estimate;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use serverledge_api::{InvokeReply, QosClass, WorkflowReply};
+use serverledge_api::{InvokeReply, QosClass};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
@@ -22,6 +22,7 @@ use crate::federation::route::route;
 use crate::invoke::{Fault, Invocation, InvokeError, invoke, unix_now};
 use crate::node::Node;
 use crate::store::{Store, StoreError};
+use crate::workflows::error::StartError;
 use crate::workflows::invoke as workflows;
 
 /// Limits of asynchronous calls.
@@ -202,6 +203,29 @@ impl AsyncCalls {
         Ok(())
     }
 
+    /// Forgets a call that another node answers.
+    pub(crate) async fn forget(&self, id: &str) -> Result<(), StoreError> {
+        if self.store.forget_call(id).await? {
+            self.pending.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Stores the result of a call that another node has accepted, for all nodes.
+    pub(crate) async fn answer(
+        &self,
+        node: &Node,
+        id: &str,
+        reply: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let expires = unix_now() + self.config.retention.as_secs_f64();
+        self.store.finish_call(id, reply, expires as u64).await?;
+        if let Some(federation) = &node.federation {
+            federation.share_result(id);
+        }
+        Ok(())
+    }
+
     /// The result of a call, as JSON text.
     pub fn result(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.store.result(id)
@@ -348,15 +372,14 @@ async fn run_workflow(
     let workflow = &accepted.function;
     let sending = (accepted.can_offload, accepted.along(node));
     let ran = workflows::invoke_named(node, workflow, params, id, sending).await;
-    let reply = match ran {
-        Ok(reply) => reply,
-        Err(workflows::InvokeError::ShuttingDown) => return Ok(None),
-        Err(error) => WorkflowReply {
-            error: Some(crate::chain(&error)),
-            ..WorkflowReply::default()
-        },
-    };
-    Ok(Some(serverledge_api::encode(&reply)))
+    match ran {
+        // The next start goes on, or another node has.
+        Err(
+            workflows::InvokeError::ShuttingDown
+            | workflows::InvokeError::Start(StartError::ShuttingDown),
+        ) => Ok(None),
+        ran => Ok(Some(workflows::answer(ran))),
+    }
 }
 
 /// Runs the call where the policy wants it. `count` is awaited before it begins.

@@ -33,6 +33,7 @@ use crate::objects::Objects;
 use crate::pool::Pool;
 use crate::qos::Qos;
 use crate::store::Store;
+use crate::workflows::takeover::Takeover;
 use crate::workflows::{self, Workflows};
 
 /// A running node: the parts that requests use.
@@ -145,10 +146,16 @@ impl Node {
             .map_or_else(|| node_key(path), Ok)?;
         let api = &config.api;
         let bodies_max = api.bodies_max.max(api.body_max).max(api.create_body_max);
-        let workflows = Workflows::open(&store, &config)?;
+        let identity = Identity::new(config.registry.area.clone(), key);
+        let federation = Federation::new(&config)?;
+        let stopping = CancellationToken::new();
+        let takeover = federation.as_ref().filter(|_| config.workflow.takeover);
+        let takeover = takeover
+            .map(|it| Takeover::new(it.shared_etcd(), &identity, &config, stopping.clone()));
+        let workflows = Workflows::open(&store, &config, &identity.key, takeover)?;
         let node = Self {
             room: Room::new(bodies_max),
-            identity: Identity::new(config.registry.area.clone(), key),
+            identity,
             catalog: Catalog::default(),
             pool,
             async_calls,
@@ -159,13 +166,13 @@ impl Node {
             name_locks: std::iter::repeat_with(Default::default)
                 .take(NAME_LOCKS)
                 .collect(),
-            federation: Federation::new(&config)?,
+            federation,
             objects: Objects::new(&config)?,
             qos: Qos::new(&config, Federation::policy_of(&config)),
             backend,
             wasm,
             last_request: AtomicU64::new(0),
-            stopping: CancellationToken::new(),
+            stopping,
             config,
         };
         node.load_catalog()?;

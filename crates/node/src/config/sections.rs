@@ -523,6 +523,12 @@ pub struct Workflow {
     pub always_save_progress: bool,
     /// Directory that the inputs of tasks are written to; none.
     pub inputs: Option<PathBuf>,
+    /// Whether other nodes go on with standard executions when this one is gone; yes, with an etcd.
+    pub takeover: bool,
+    /// How long a node may be silent before they do; 10 s.
+    pub takeover_lease: Duration,
+    /// Largest journal of an execution that others go on with, bytes; 16 MiB.
+    pub takeover_bytes_max: usize,
 }
 
 impl Default for Workflow {
@@ -542,6 +548,9 @@ impl Default for Workflow {
             fail_succeeds: false,
             always_save_progress: false,
             inputs: None,
+            takeover: true,
+            takeover_lease: Duration::from_secs(10),
+            takeover_bytes_max: 16 << 20,
         }
     }
 }

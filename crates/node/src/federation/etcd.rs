@@ -30,6 +30,8 @@ use tracing::{info, warn};
 use super::tls::{self, TlsError};
 use crate::config;
 
+pub(crate) mod transaction;
+
 /// How long a call may take.
 const CALL_TIME_MAX: Duration = Duration::from_secs(3);
 
@@ -101,11 +103,12 @@ pub enum EtcdError {
 
 impl EtcdError {
     /// Whether etcd will never do what it was asked. (404 is a lease that has ended; who may do what
-    /// can be mended.)
-    pub(super) fn is_final(&self) -> bool {
+    /// can be mended; and it says so when it is behind.)
+    pub(crate) fn is_final(&self) -> bool {
         let passing = [401, 403, 404];
-        matches!(self, Self::Refused { status, .. }
-            if (400..500).contains(status) && !passing.contains(status))
+        matches!(self, Self::Refused { status, message, .. }
+            if (400..500).contains(status) && !passing.contains(status)
+                && !message.contains("too many requests"))
     }
 
     /// Whether a new login may help. etcd says it in words: the status differs between versions.

@@ -12,7 +12,7 @@ use super::etcd::{Entry, Etcd, EtcdError, Event, Values};
 
 /// What has become known.
 #[derive(Debug)]
-pub(super) enum Change {
+pub(crate) enum Change {
     /// Everything there is, at a revision of the cluster: what isn't listed is gone.
     Listed(Vec<Entry>, u64),
     Event(Event),

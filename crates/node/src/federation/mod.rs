@@ -10,6 +10,7 @@ pub(crate) mod code;
 mod datagram;
 pub(crate) mod etcd;
 mod follow;
+pub(crate) mod forward;
 mod functions;
 mod member;
 mod mirror;
@@ -44,6 +45,7 @@ use tracing::warn;
 pub use self::code::PullError;
 use self::code::Transfers;
 use self::etcd::{Etcd, EtcdError, Values};
+pub(crate) use self::follow::Change;
 pub use self::member::{Member, Members};
 use self::mirror::Kind as _;
 pub use self::mirror::ShareError;
@@ -58,6 +60,7 @@ use crate::catalog::{Function, FunctionRecord};
 use crate::config::Config;
 use crate::node::Node;
 use crate::workflows::definition::{Record, Workflow};
+use crate::workflows::takeover;
 
 /// How long a start waits for etcd to tell which functions there are.
 const FIRST_READ_MAX: Duration = Duration::from_secs(3);
@@ -122,6 +125,11 @@ impl Federation {
     /// Who is in the fleet, as far as is known.
     pub fn members(&self) -> &Members {
         &self.members
+    }
+
+    /// The same, for who keeps it.
+    pub(crate) fn shared_etcd(&self) -> Arc<Etcd> {
+        Arc::clone(&self.etcd)
     }
 
     /// Where the fleet's data are.
@@ -218,6 +226,11 @@ pub(crate) async fn start(node: &Arc<Node>, address: SocketAddr) -> Option<Runni
     let functions = follow(Function::PREFIX, Values::Left);
     let workflows = follow(Workflow::PREFIX, Values::Left);
     let mut members = follow(member::PREFIX, Values::Included);
+    let owners = node.workflows.takeover.as_ref();
+    let owners = owners.map(|_| follow(takeover::NODES, Values::Included));
+    if let Some(owners) = owners {
+        takeover::start(node, owners, &mut tasks);
+    }
     let (told, mut read) = watch::channel(false);
     let etcd = Arc::clone(&federation.etcd);
     let mirror = mirror::mirror::<Function>(Arc::clone(node), etcd, functions, told);

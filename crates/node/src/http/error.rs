@@ -335,6 +335,12 @@ fn run_status(error: &RunError) -> Said {
         RunError::UnknownToken => (404, "unknown token", ""),
         RunError::NotRedrivable(_) => (409, "not redrivable", "retry starts it anew"),
         RunError::Silent(_) => (504, "no answer in time", "try again"),
+        RunError::Away => (503, "etcd is away", "try again later; see etcd.address"),
+        RunError::Elsewhere { .. } => (
+            503,
+            "node not available",
+            "if it is gone, another node goes on after workflow.takeover.lease; try again later",
+        ),
         RunError::ShuttingDown => (503, "shutting down", ""),
         RunError::Definition | RunError::Journal(_) | RunError::Store(_) => {
             (503, "storage failure", DISK)

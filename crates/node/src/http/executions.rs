@@ -251,6 +251,9 @@ fn described(description: Description) -> ExecutionReply {
         input: description.input,
         redrives: description.redrives,
         retry_of: description.retry_of,
+        node: description.node,
+        epoch: description.epoch,
+        note: description.note,
         ..ExecutionReply::default()
     };
     if let Some(outcome) = &description.outcome {

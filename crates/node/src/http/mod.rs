@@ -2,6 +2,7 @@
 //! status an error gets is decided in `error.rs`, last.
 
 mod body;
+mod elsewhere;
 pub(crate) mod error;
 mod executions;
 mod fleet;
@@ -162,12 +163,7 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
             let routed = workflows::route(&node, (&head.method, &head.headers), path, body).await;
             routed.unwrap_or(Err(ApiError::NotFound))
         }
-        path => {
-            let query = head.uri.query().unwrap_or_default();
-            let routed =
-                executions::route(&node, (&head.method, &head.headers), path, query, body).await;
-            routed.unwrap_or(Err(ApiError::NotFound))
-        }
+        _ => elsewhere::route(&node, &head, body).await,
     }
 }
 

@@ -11,8 +11,11 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::moving::Adopted;
 use super::writer::Operation;
 use super::{Store, StoreError};
+
+mod moving;
 
 /// Identity of an execution: begins with its time, so that they are in order.
 pub(crate) type Id = u128;
@@ -108,6 +111,14 @@ pub(super) enum Change {
         now_unix: u64,
         limit: u32,
     },
+    Adopt(Box<Adopted>),
+    Forget {
+        id: Id,
+    },
+    Mark {
+        id: Id,
+        summary: Vec<u8>,
+    },
 }
 
 impl Change {
@@ -121,7 +132,9 @@ impl Change {
                 let summary = append.standing.as_ref().map_or(0, |it| it.summary.len());
                 append.record.len() + summary
             }
-            Self::DeleteWorkflow { .. } | Self::Sweep { .. } => 0,
+            Self::Adopt(adopted) => adopted.value_bytes(),
+            Self::Mark { summary, .. } => summary.len(),
+            Self::DeleteWorkflow { .. } | Self::Forget { .. } | Self::Sweep { .. } => 0,
         }
     }
 }
@@ -198,6 +211,9 @@ impl<'txn> ExecutionTables<'txn> {
             }
             Change::Begin(begin) => self.begin(begin),
             Change::Append(append) => self.append(append),
+            Change::Adopt(adopted) => self.adopt(adopted),
+            Change::Forget { id } => self.forget(*id),
+            Change::Mark { id, summary } => self.mark(*id, summary),
             Change::Sweep { now_unix, limit } => self.sweep(*now_unix, *limit),
         }
     }
@@ -300,22 +316,7 @@ impl<'txn> ExecutionTables<'txn> {
             };
             self.expiries.remove((expires, id))?;
             removed += 1;
-            let Some(row) = self.executions.remove(id)? else {
-                continue;
-            };
-            let (_, _, workflow, name, digest, _) = row.value();
-            let (workflow, name, digest) =
-                (workflow.to_owned(), name.to_owned(), digest.to_owned());
-            drop(row);
-            self.by_workflow.remove((workflow.as_str(), id))?;
-            let key = (workflow.as_str(), name.as_str());
-            let is_its = self.by_name.get(key)?.is_some_and(|it| it.value() == id);
-            if is_its {
-                self.by_name.remove(key)?;
-            }
-            self.journal
-                .retain_in((id, 0)..=(id, u64::MAX), |_, _| false)?;
-            self.leave_definition(Some(digest))?;
+            self.forget(id)?;
         }
         Ok(removed)
     }

@@ -184,6 +184,12 @@ impl Store {
         Ok(self.write(operation).await? != 0)
     }
 
+    /// Ends a call's being pending without a result. `false` if it wasn't.
+    pub async fn forget_call(&self, id: &str) -> Result<bool, StoreError> {
+        let operation = Operation::ForgetCall { id: id.into() };
+        Ok(self.write(operation).await? != 0)
+    }
+
     /// Removes the results that have expired at `now_unix` (seconds), and returns how many.
     pub async fn sweep(&self, now_unix: u64) -> Result<u64, StoreError> {
         let mut removed = 0;

@@ -47,6 +47,9 @@ pub(super) enum Operation {
     },
     /// Of workflows and their executions.
     Workflow(Change),
+    ForgetCall {
+        id: String,
+    },
 }
 
 impl Operation {
@@ -60,6 +63,7 @@ impl Operation {
             Self::DeleteFunction { .. }
             | Self::AttemptCall { .. }
             | Self::WithdrawAttempt { .. }
+            | Self::ForgetCall { .. }
             | Self::Sweep { .. } => 0,
         }
     }
@@ -327,6 +331,7 @@ impl<'txn> Tables<'txn> {
                 self.put_result(id, result, *expires_unix)?;
                 self.forget_call(id)?
             }
+            Operation::ForgetCall { id } => self.forget_call(id)?,
             Operation::Sweep { now_unix, limit } => return self.sweep(*now_unix, *limit),
             // Has tables of its own.
             Operation::Workflow(_) => false,

@@ -252,16 +252,29 @@ impl Catalog {
 
     /// The machine of the definition with this digest.
     pub(crate) fn machine(&self, store: &Store, digest: &str) -> Result<Arc<Machine>, RunError> {
-        let known = {
-            let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
-            machines.get(digest).and_then(Weak::upgrade)
-        };
-        if let Some(machine) = known {
+        if let Some(machine) = self.known(digest) {
             return Ok(machine);
         }
         let text = store.definition(digest)?;
-        let text = text.and_then(|text| String::from_utf8(text).ok());
-        let machine = text.and_then(|text| check_text(&text).machine);
+        self.compile(digest, &text.ok_or(RunError::Definition)?)
+    }
+
+    /// The same for a definition that came from another node.
+    pub(crate) fn machine_of(&self, digest: &str, text: &[u8]) -> Result<Arc<Machine>, RunError> {
+        match self.known(digest) {
+            Some(machine) => Ok(machine),
+            None => self.compile(digest, text),
+        }
+    }
+
+    fn known(&self, digest: &str) -> Option<Arc<Machine>> {
+        let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        machines.get(digest).and_then(Weak::upgrade)
+    }
+
+    fn compile(&self, digest: &str, text: &[u8]) -> Result<Arc<Machine>, RunError> {
+        let text = std::str::from_utf8(text).ok();
+        let machine = text.and_then(|text| check_text(text).machine);
         let machine = Arc::new(machine.ok_or(RunError::Definition)?);
         self.keep(digest, &machine);
         Ok(machine)

@@ -123,6 +123,17 @@ pub enum RunError {
     /// It gave no answer.
     #[error("the execution did not answer within {0:?}")]
     Silent(Duration),
+    /// etcd doesn't tell whether another node goes on with it.
+    #[error("etcd doesn't tell whether another node goes on with the execution")]
+    Away,
+    /// It is at a node that doesn't answer.
+    #[error("the execution is at the node '{node}', which can't be asked: {reason}")]
+    Elsewhere {
+        /// Its key.
+        node: String,
+        /// Why not.
+        reason: String,
+    },
     /// The node stops.
     #[error("the node is shutting down")]
     ShuttingDown,

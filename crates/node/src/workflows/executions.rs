@@ -47,6 +47,12 @@ pub struct Description {
     pub input: Option<Value>,
     /// How it ended; not in lists.
     pub outcome: Option<Outcome>,
+    /// The node that runs it, or has ended it.
+    pub node: String,
+    /// How often it was taken up by a node after another, or the same, had died.
+    pub epoch: u64,
+    /// Why it stands still, or doesn't go on elsewhere when its node dies.
+    pub note: Option<String>,
 }
 
 impl Description {
@@ -63,6 +69,9 @@ impl Description {
             retry_of: summary.retry_of,
             input: None,
             outcome: None,
+            node: summary.node,
+            epoch: summary.epoch,
+            note: None,
         }
     }
 }
@@ -101,7 +110,10 @@ pub fn list(node: &Node, filter: Filter) -> Result<(Vec<Description>, Option<Str
 pub fn describe(node: &Node, id: &str) -> Result<Description, RunError> {
     let id = id_of(id).ok_or(RunError::Unknown)?;
     let stored = node.store.execution(id)?.ok_or(RunError::Unknown)?;
+    let takeover = node.workflows.takeover.as_ref();
+    let note = takeover.and_then(|it| it.note(id, &Summary::decode(&stored.summary)));
     let mut description = Description::of(stored);
+    description.note = note;
     description.input = Some(beginning(node, id)?.input);
     if description.status != Status::Running {
         description.outcome = outcome(node, id)?;
@@ -205,14 +217,17 @@ pub async fn stop(
         cause,
         answer,
     };
+    let mut is_heard = true;
     if send(node, number, message) {
         // An execution that ends meanwhile doesn't answer any more.
         let answered = tokio::time::timeout(ANSWER_MAX, answered).await;
-        if answered.is_err() {
-            return Err(RunError::Silent(ANSWER_MAX));
-        }
+        is_heard = answered.map_err(|_| RunError::Silent(ANSWER_MAX))?.is_ok();
     }
-    describe(node, id)
+    let description = describe(node, id)?;
+    match is_heard || description.status != Status::Running {
+        true => Ok(description),
+        false => Err(unheard(node)),
+    }
 }
 
 /// Hands what was said with a token to the task that waits for it.
@@ -237,10 +252,20 @@ pub(crate) async fn callback(
     match tokio::time::timeout(ANSWER_MAX, answered).await {
         Ok(Ok(true)) => Ok(()),
         Ok(Ok(false)) => Err(RunError::UnknownToken),
-        // It has ended meanwhile, or the node ends.
-        Ok(Err(_)) if node.stopping().is_cancelled() => Err(RunError::ShuttingDown),
-        Ok(Err(_)) => Err(RunError::UnknownToken),
+        // It has ended meanwhile, or can't go on.
+        Ok(Err(_)) => match describe(node, &text_of(id)) {
+            Ok(description) if description.status == Status::Running => Err(unheard(node)),
+            _ => Err(RunError::UnknownToken),
+        },
         Err(_) => Err(RunError::Silent(ANSWER_MAX)),
+    }
+}
+
+/// Why an execution that has not ended takes no message.
+fn unheard(node: &Node) -> RunError {
+    match node.stopping().is_cancelled() {
+        true => RunError::ShuttingDown,
+        false => RunError::Away,
     }
 }
 
@@ -266,7 +291,7 @@ pub async fn redrive(node: &Arc<Node>, id: &str) -> Result<Description, RunError
     let _guard = node.workflows.name_lock("", id).await;
     let _permit = node.workflows.reads.acquire().await;
     let this = Arc::clone(node);
-    let read = tokio::task::spawn_blocking(move || wake::read(&this, number)).await;
+    let read = tokio::task::spawn_blocking(move || wake::read(&this, number, None)).await;
     let read = read.map_err(|_| RunError::Journal("reading it failed".to_owned()))?;
     let mut run = read?.ok_or(RunError::Unknown)?;
     match run.summary.status {
@@ -281,6 +306,8 @@ pub async fn redrive(node: &Arc<Node>, id: &str) -> Result<Description, RunError
     let inbox = node.workflows.live.revive(number);
     let inbox = inbox.ok_or(RunError::NotRedrivable("the execution has not ended"))?;
     run.summary.reopen();
+    // Others had no need of it any more: until it is next read from disk, it is this node's alone.
+    run.summary.is_shared = false;
     let (answer, answered) = oneshot::channel();
     run.answers.push(Box::new(move || {
         let _ = answer.send(());

@@ -72,6 +72,11 @@ impl Histories {
         }
     }
 
+    /// Its journal has become another one.
+    pub(crate) fn forget(&self, id: Id) {
+        self.lock().retain(|it| it.id != id);
+    }
+
     fn lock(&self) -> MutexGuard<'_, VecDeque<Kept>> {
         // Each change is one step.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)

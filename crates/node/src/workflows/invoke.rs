@@ -108,6 +108,7 @@ pub(crate) async fn invoke_named(
         reports: true,
         can_offload,
         along,
+        call: Some(id.to_owned()),
         ..StartOptions::default()
     };
     let started = start(node, workflow, params, options).await?;
@@ -163,8 +164,17 @@ fn awaits_callbacks(workflow: &Workflow) -> bool {
     workflow.record.text.contains(".waitForTaskToken")
 }
 
+/// What a call is answered whose run went so.
+pub(crate) fn answer(ran: Result<WorkflowReply, InvokeError>) -> Vec<u8> {
+    let reply = ran.unwrap_or_else(|error| WorkflowReply {
+        error: Some(crate::chain(&error)),
+        ..WorkflowReply::default()
+    });
+    serverledge_api::encode(&reply)
+}
+
 /// The reply to a run that has ended.
-fn reply(finished: &Finished, took: Duration) -> Result<WorkflowReply, InvokeError> {
+pub(crate) fn reply(finished: &Finished, took: Duration) -> Result<WorkflowReply, InvokeError> {
     match &finished.outcome {
         Outcome::Succeeded(output) => Ok(WorkflowReply {
             success: true,

@@ -13,6 +13,8 @@ use serverledge_asl::{
 };
 
 use super::error::RunError;
+use super::live::NEVER;
+use super::takeover::{Copy, CopyError};
 use crate::store::executions::{Append, Id, Standing};
 use crate::store::{Store, StoreError};
 
@@ -44,28 +46,67 @@ pub(crate) struct Journal {
     id: Id,
     store: Arc<Store>,
     next: AtomicU64,
+    /// For other nodes, if they may go on with it.
+    copy: Option<Copy>,
+}
+
+/// The place of entries in a journal, once they have one: however often they are written, they are
+/// there once.
+pub(crate) type Place = Option<u64>;
+
+/// Why nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppendError {
+    /// The disk.
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    /// The copy for other nodes.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
 }
 
 impl Journal {
-    pub(crate) fn new(id: Id, store: Arc<Store>, next: u64) -> Self {
-        let next = AtomicU64::new(next);
-        Self { id, store, next }
+    pub(crate) fn new(id: Id, store: Arc<Store>, next: u64, copy: Option<Copy>) -> Self {
+        Self {
+            id,
+            store,
+            next: AtomicU64::new(next),
+            copy,
+        }
     }
 
-    /// Adds entries, and the standing if it has changed; they are on disk when this returns.
+    /// What other nodes have of it.
+    pub(crate) fn copy(&self) -> Option<&Copy> {
+        self.copy.as_ref()
+    }
+
+    /// Adds entries at a place, which they get at the first try, and the standing if it has changed.
+    /// They are on disk when this returns, and where other nodes find them.
     pub(crate) async fn append(
         &self,
+        place: &mut Place,
         entries: &[Entry],
         standing: Option<Standing>,
-    ) -> Result<(), StoreError> {
-        let append = Append {
+    ) -> Result<(), AppendError> {
+        let next = || self.next.fetch_add(1, Ordering::Relaxed);
+        let sequence = *place.get_or_insert_with(next);
+        let record = encode(entries)?;
+        let append = |record| Append {
             id: self.id,
-            sequence: self.next.fetch_add(1, Ordering::Relaxed),
-            record: encode(entries)?,
+            sequence,
+            record,
             standing,
         };
         super::fault::before_write();
-        self.store.append_journal(append).await?;
+        match &self.copy {
+            None => self.store.append_journal(append(record)).await?,
+            Some(copy) => {
+                let local = self.store.append_journal(append(record.clone()));
+                let (local, there) = tokio::join!(local, copy.append(sequence, &record));
+                there?;
+                local?;
+            }
+        }
         super::fault::after_write();
         Ok(())
     }
@@ -102,38 +143,38 @@ pub(crate) struct Replayed {
     pub(crate) next: u64,
 }
 
+impl Replayed {
+    /// When it is to be woken, if it has not ended: 0 while it has something to do itself.
+    pub(crate) fn wake(&self) -> i64 {
+        let is_busy = self.pending.values().any(|task| !task.submitted);
+        match is_busy {
+            true => 0,
+            false => self.execution.wake_at().unwrap_or(NEVER),
+        }
+    }
+}
+
 /// Reads a journal and goes through it.
 ///
 /// Takes as long as the execution has computed: not for the threads that serve requests.
 pub(crate) fn replay(store: &Store, machine: &Machine, id: Id) -> Result<Replayed, RunError> {
     let mut replay = Replay::default();
-    let mut failed = None;
-    let mut last = None;
     store.visit_journal(id, |sequence, record| {
-        // Shown again after an error of the disk: what is known already is passed over.
-        if failed.is_some() || last.is_some_and(|last| sequence <= last) {
-            return;
-        }
-        last = Some(sequence);
-        let entries = decode(record);
-        failed = entries
-            .and_then(|entries| {
-                entries
-                    .into_iter()
-                    .try_for_each(|entry| replay.take(machine, entry, &mut |_| {}))
-            })
-            .err();
+        replay.read(machine, sequence, record);
     })?;
-    if let Some(error) = failed {
-        return Err(error);
+    replay.end()
+}
+
+/// As [`replay`], of records that are in memory, in order.
+pub(crate) fn replay_records<'a>(
+    machine: &Machine,
+    records: impl Iterator<Item = (u64, &'a [u8])>,
+) -> Result<Replayed, RunError> {
+    let mut replay = Replay::default();
+    for (sequence, record) in records {
+        replay.read(machine, sequence, record);
     }
-    let broken = || RunError::Journal("it has no beginning".to_owned());
-    Ok(Replayed {
-        execution: replay.execution.ok_or_else(broken)?,
-        pending: replay.pending,
-        last: replay.last,
-        next: last.map_or(0, |last| last + 1),
-    })
+    replay.end()
 }
 
 /// An execution on its way through its journal.
@@ -141,17 +182,43 @@ pub(crate) fn replay(store: &Store, machine: &Machine, id: Id) -> Result<Replaye
 pub(crate) struct Replay {
     execution: Option<Execution>,
     pending: BTreeMap<TaskId, Pending>,
+    /// Time of the last step.
     last: i64,
+    /// Number of the last record.
+    sequence: Option<u64>,
+    failed: Option<RunError>,
 }
 
 impl Replay {
-    fn take(
-        &mut self,
-        machine: &Machine,
-        entry: Entry,
-        see: &mut impl FnMut(Record),
-    ) -> Result<(), RunError> {
-        self.take_some(machine, entry, usize::MAX, see).map(drop)
+    fn read(&mut self, machine: &Machine, sequence: u64, record: &[u8]) {
+        // Shown again after an error of the disk: what is known already is passed over.
+        if self.failed.is_some() || self.sequence.is_some_and(|last| sequence <= last) {
+            return;
+        }
+        self.sequence = Some(sequence);
+        let taken = decode(record).and_then(|entries| {
+            let mut entries = entries.into_iter();
+            entries.try_for_each(|entry| self.take(machine, entry))
+        });
+        self.failed = taken.err();
+    }
+
+    fn end(self) -> Result<Replayed, RunError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let broken = || RunError::Journal("it has no beginning".to_owned());
+        Ok(Replayed {
+            execution: self.execution.ok_or_else(broken)?,
+            pending: self.pending,
+            last: self.last,
+            next: self.sequence.map_or(0, |last| last + 1),
+        })
+    }
+
+    fn take(&mut self, machine: &Machine, entry: Entry) -> Result<(), RunError> {
+        let taken = self.take_some(machine, entry, usize::MAX, &mut |_| {});
+        taken.map(drop)
     }
 
     /// Goes through an entry, or enters so many states of it; `true` if there is more, for which

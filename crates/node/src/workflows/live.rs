@@ -82,7 +82,17 @@ impl Live {
         self.changed.notify_one();
     }
 
-    /// The same, unless there is something in its inbox.
+    /// Has an execution that is on disk only taken up now.
+    pub(crate) fn rouse(&self, id: Id) {
+        let mut state = self.lock();
+        if let Some(Slot::Asleep(_)) = state.slots.get(&id) {
+            state.sleep(id, 0);
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    /// As [`Live::put_to_sleep`], unless there is something in its inbox.
     pub(crate) fn may_sleep(&self, id: Id, wake: i64, inbox: &Inbox) -> bool {
         let mut state = self.lock();
         // Senders hold the lock, so none comes between.

@@ -24,6 +24,7 @@ mod results;
 mod run;
 pub mod signature;
 mod summary;
+pub(crate) mod takeover;
 mod task;
 mod wake;
 
@@ -49,6 +50,7 @@ pub use self::run::Finished;
 use self::run::{End, Input, Run};
 pub use self::summary::Status;
 use self::summary::Summary;
+use self::takeover::{Published, Takeover};
 use crate::config::Config;
 use crate::detached::Detached;
 use crate::federation::offload::Along;
@@ -91,13 +93,23 @@ pub struct Workflows {
     pub(crate) inputs: Option<Inputs>,
     /// To other nodes, to hand executions over.
     pub(crate) remote: Remote,
+    /// So that executions go on when this node is gone, if that is wanted.
+    pub(crate) takeover: Option<Arc<Takeover>>,
+    /// In the ids of executions that begin here.
+    mark: Id,
     /// Where chance comes from.
     random: std::fs::File,
 }
 
 impl Workflows {
-    /// With what the store holds: all that has not ended is asleep until [`run`] begins.
-    pub(crate) fn open(store: &Store, config: &Config) -> anyhow::Result<Self> {
+    /// With what the store holds, on the node called `key`: all that has not ended is asleep until
+    /// [`run`] begins.
+    pub(crate) fn open(
+        store: &Store,
+        config: &Config,
+        key: &str,
+        takeover: Option<Arc<Takeover>>,
+    ) -> anyhow::Result<Self> {
         let live = Live::default();
         store.visit_unfinished(|id, wake| live.put_to_sleep(id, wake))?;
         Ok(Self {
@@ -114,6 +126,8 @@ impl Workflows {
             places: Places::new(&config.placement)?,
             inputs: Inputs::new(config.workflow.inputs.as_deref())?,
             remote: Remote::new(),
+            takeover,
+            mark: takeover::mark(key),
             random: std::fs::File::open("/dev/urandom").context("opening /dev/urandom")?,
         })
     }
@@ -135,7 +149,9 @@ impl Workflows {
     /// An identity for an execution that begins at a time, and a seed for it.
     fn identity(&self, at: i64) -> std::io::Result<(Id, u64)> {
         let chance = (u128::from(self.random()?) << 64) | u128::from(self.random()?);
-        let id = (Id::from(at.unsigned_abs()) << 80) | (chance >> 48);
+        let time = Id::from(at.unsigned_abs()) << 80;
+        let chance = chance >> (128 - takeover::CHANCE_BITS);
+        let id = time | (self.mark << takeover::CHANCE_BITS) | chance;
         Ok((id, self.random()?))
     }
 
@@ -170,6 +186,10 @@ pub struct StartOptions {
     pub is_placed: bool,
     /// What goes along with its calls: its class, the response time wanted of all of it, its trace.
     pub(crate) along: Along,
+    /// The asynchronous call that it answers.
+    pub(crate) call: Option<String>,
+    /// The execution that it descends from, if it was started by one.
+    pub(crate) group: Option<Id>,
 }
 
 /// What the tasks of an execution know of it.
@@ -187,6 +207,8 @@ pub(crate) struct Context {
     pub(crate) started: i64,
     /// What it is called.
     pub(crate) name: String,
+    /// The execution that it descends from.
+    pub(crate) group: Id,
     /// Its workflow's name.
     pub(crate) workflow: String,
     /// Where its functions go; `None`: nobody is asked.
@@ -278,8 +300,8 @@ async fn express(
     let ended = tokio::time::timeout(limit, run.drive(inbox, inputs)).await;
     let finished = match ended {
         Ok(End::Finished(finished)) => finished,
-        // An express execution neither sleeps nor stays for the next start.
-        Ok(End::Asleep | End::Left) | Err(_) => Finished {
+        // An express execution neither sleeps nor stays for the next start, and is nobody else's.
+        Ok(End::Asleep | End::Left | End::Lost) | Err(_) => Finished {
             outcome: serverledge_asl::Outcome::TimedOut,
             reports: Vec::new(),
         },
@@ -308,6 +330,12 @@ async fn standard(
         if let Some(started) = executions::existing(node, of, name, &input)? {
             return Ok(started);
         }
+        if let Some(call) = &options.call
+            && !node.store.is_pending(call)?
+        {
+            // Another node has its execution, and answers it.
+            return Err(StartError::ShuttingDown);
+        }
     }
     if node.stopping().is_cancelled() {
         return Err(StartError::ShuttingDown);
@@ -319,7 +347,7 @@ async fn standard(
     let at = clock();
     let identity = node.workflows.identity(at).map_err(StartError::Chance)?;
     let id = identity.0;
-    let journal = Arc::new(Journal::new(id, Arc::clone(&node.store), 1));
+    let journal = Arc::new(Journal::new(id, Arc::clone(&node.store), 1, None));
     let (mut run, start) = prepare(node, workflow, identity, input, &options, Some(journal));
     run.execution = Execution::new(start.clone());
     let name = start.about.name.clone();
@@ -328,18 +356,24 @@ async fn standard(
     entries.extend(stepped);
     let wake = run.wake_now();
     run.wake = run::Known::As(wake);
+    let sharing = node.workflows.takeover.as_ref();
+    // What has ended already needs nobody to go on with it.
+    let sharing = sharing.filter(|it| wake.is_some() && it.is_sharing());
+    run.summary.is_shared = sharing.is_some();
+    let begin = Begin {
+        id,
+        workflow: workflow.record.name.clone(),
+        name: name.clone(),
+        is_named: options.name.is_some(),
+        digest: workflow.digest.clone(),
+        standing: run.stands(wake),
+        record: journal::encode(&entries)?,
+    };
     fault::before_write();
-    node.store
-        .begin_execution(Begin {
-            id,
-            workflow: workflow.record.name.clone(),
-            name: name.clone(),
-            is_named: options.name.is_some(),
-            digest: workflow.digest.clone(),
-            standing: run.stands(wake),
-            record: journal::encode(&entries)?,
-        })
-        .await?;
+    match sharing {
+        None => node.store.begin_execution(begin).await?,
+        Some(takeover) => begin_shared(node, takeover, begin, &mut run).await?,
+    }
     fault::after_write();
     let waiting = match run.carry_out(effects) {
         Some(End::Finished(finished)) => Wait::Ended(Arc::new(finished)),
@@ -357,6 +391,52 @@ async fn standard(
         kind: Kind::Standard,
         waiting,
     })
+}
+
+/// Writes a new execution to disk, and to where other nodes find it.
+async fn begin_shared(
+    node: &Arc<Node>,
+    takeover: &Arc<Takeover>,
+    begin: Begin,
+    run: &mut Run,
+) -> Result<(), StartError> {
+    let definition = node.store.definition(&begin.digest)?;
+    let (workflow, name, digest) = (
+        begin.workflow.clone(),
+        begin.name.clone(),
+        begin.digest.clone(),
+    );
+    let record = begin.record.clone();
+    let published = Published {
+        workflow: &workflow,
+        name: &name,
+        is_named: begin.is_named,
+        digest: &digest,
+        definition: definition.as_deref().unwrap_or_default(),
+        summary: &run.summary,
+    };
+    let (id, local) = (begin.id, node.store.begin_execution(begin));
+    let (local, copy) = tokio::join!(local, takeover.publish(id, published, &record));
+    if let Err(error) = local {
+        copy.release();
+        return Err(error.into());
+    }
+    if copy.epoch().is_none() {
+        run.summary.is_shared = false;
+        let marked = node.store.mark_execution(id, run.summary.encode()).await;
+        if let Err(error) = marked {
+            // The next start looks for it in etcd in vain, and goes on.
+            let error = crate::chain(&error);
+            tracing::warn!(execution = text_of(id), error, "it could not be marked");
+        }
+    }
+    run.journal = Some(Arc::new(Journal::new(
+        id,
+        Arc::clone(&node.store),
+        1,
+        Some(copy),
+    )));
+    Ok(())
 }
 
 /// A run that has not begun, and what its interpreter is to be started with.
@@ -395,6 +475,8 @@ fn prepare(
         qos_class: options.along.qos_class.clone(),
         response_time_max: options.along.response_time_max,
         trace: options.along.kept_trace(),
+        call: options.call.clone(),
+        group: options.group.map(text_of),
         ..Summary::default()
     };
     let may_place = options.can_offload && !options.is_placed;
@@ -407,6 +489,7 @@ fn prepare(
         along: options.along.clone(),
         started: summary.started,
         name: start.about.name.clone(),
+        group: summary.group(id),
         workflow: workflow.record.name.clone(),
         placing: node.workflows.places.placing(may_place),
     };

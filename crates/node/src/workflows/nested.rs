@@ -46,6 +46,7 @@ pub(crate) async fn run(
         can_offload: context.can_offload,
         depth: context.depth + 1,
         along: context.along(),
+        group: Some(context.group),
         ..StartOptions::default()
     };
     // As a box: executions start executions.
@@ -63,8 +64,13 @@ pub(crate) async fn run(
     }
     let stopping = node.stopping();
     let ended = stopping.run_until_cancelled(started.wait()).await;
-    let Some(Some(finished)) = ended else {
+    let Some(ended) = ended else {
         return Done::Left { was_sent: false };
+    };
+    let Some(finished) = ended else {
+        // As is the one that waits for it, usually, which then has no need of this.
+        let cause = format!("another node goes on with the execution '{name}'");
+        return Done::failed(TaskError::platform(cause));
     };
     let about = json!({
         "ExecutionArn": id,

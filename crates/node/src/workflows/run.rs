@@ -14,9 +14,10 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{error, warn};
 
 use super::definition::OnCrash;
-use super::journal::{self, Entry, Journal, Pending};
+use super::journal::{self, AppendError, Entry, Journal, Pending, Place};
 use super::live::{Inbox, NEVER};
 use super::summary::Summary;
+use super::takeover::CopyError;
 use super::task::{self, Done, TaskError};
 use super::{Context, clock, nested};
 use crate::node::Node;
@@ -90,6 +91,8 @@ pub(crate) enum End {
     Asleep,
     /// The node stops; the next start goes on.
     Left,
+    /// Another node goes on.
+    Lost,
 }
 
 enum Next {
@@ -192,8 +195,8 @@ impl Run {
             && !entries.is_empty()
         {
             let standing = self.standing();
-            if !self.write(&journal, &entries, standing).await {
-                return Some(End::Left);
+            if let Err(end) = self.write(&journal, &entries, standing).await {
+                return Some(end);
             }
         }
         for answer in self.answers.drain(..) {
@@ -336,26 +339,39 @@ impl Run {
         }
     }
 
-    /// Writes to the journal, however long that takes. `false` if the node stops.
+    /// Writes to the journal, however long that takes. An error if the execution ends here instead.
     async fn write(
         &mut self,
         journal: &Journal,
         entries: &[Entry],
         standing: Option<Standing>,
-    ) -> bool {
-        while let Err(error) = journal.append(entries, standing.clone()).await {
-            warn!(
-                execution = self.context.id,
-                error = %crate::chain(&error),
-                "the journal could not be written; the execution stands still"
-            );
+    ) -> Result<(), End> {
+        let mut place = Place::None;
+        loop {
+            let written = journal.append(&mut place, entries, standing.clone()).await;
+            match written {
+                Ok(()) => break,
+                Err(AppendError::Copy(CopyError::Lost)) => return Err(End::Lost),
+                Err(AppendError::Copy(CopyError::Stopping)) => return Err(End::Left),
+                Err(error) => warn!(
+                    execution = self.context.id,
+                    error = %crate::chain(&error),
+                    "the journal could not be written; the execution stands still"
+                ),
+            }
             let pause = tokio::time::sleep(WRITE_PAUSE);
             let stopping = self.node.stopping();
             if stopping.run_until_cancelled(pause).await.is_none() {
-                return false;
+                return Err(End::Left);
             }
         }
-        true
+        let is_alone = journal.copy().is_some_and(|copy| copy.epoch().is_none());
+        if is_alone && self.summary.is_shared {
+            // The store is told with the next step.
+            self.summary.is_shared = false;
+            self.wake = Known::Unknown;
+        }
+        Ok(())
     }
 
     pub(crate) fn carry_out(&mut self, effects: Vec<Effect>) -> Option<End> {
@@ -444,6 +460,7 @@ impl Run {
                 () = node.stopping().cancelled(), if self.journal.is_some() && !stopping => {
                     stopping = true;
                 }
+                () = lost(self.journal.as_deref()) => return Next::End(End::Lost),
             }
             self.gather(inbox, &mut inputs);
             // Answers without inputs must not wait for the next input.
@@ -581,6 +598,14 @@ impl Run {
             }
         }
         inputs
+    }
+}
+
+/// Completes when another node goes on with the execution.
+async fn lost(journal: Option<&Journal>) {
+    match journal.and_then(Journal::copy) {
+        Some(copy) => copy.lost().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,8 +7,10 @@ use serverledge_api::QosClass;
 use serverledge_asl::Outcome;
 
 use super::definition::OnCrash;
+use super::id_of;
 use crate::federation::offload::Along;
 use crate::node::Node;
+use crate::store::executions::Id;
 
 /// How an execution stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -97,6 +99,14 @@ pub(crate) struct Summary {
     pub(crate) response_time_max: f64,
     /// Headers of the trace that it belongs to.
     pub(crate) trace: BTreeMap<String, String>,
+    /// Whether etcd has it, so that it is another node's some day.
+    pub(crate) is_shared: bool,
+    /// Whether another node had it before.
+    pub(crate) has_moved: bool,
+    /// The asynchronous call that it answers.
+    pub(crate) call: Option<String>,
+    /// The execution that it descends from, if it was started by one.
+    pub(crate) group: Option<String>,
 }
 
 impl Summary {
@@ -122,6 +132,11 @@ impl Summary {
             // A class that is configured no more is the default one.
             ..along.unwrap_or_default()
         }
+    }
+
+    /// The execution that `id`, whose summary this is, descends from.
+    pub(crate) fn group(&self, id: Id) -> Id {
+        self.group.as_deref().and_then(id_of).unwrap_or(id)
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {

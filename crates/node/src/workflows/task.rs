@@ -13,8 +13,9 @@ use tracing::{debug, warn};
 
 use super::definition::OnCrash;
 use super::handover::functions::Function as Wanted;
-use super::journal::{Entry, Journal};
+use super::journal::{AppendError, Entry, Journal};
 use super::signature::{self, Misfit};
+use super::takeover::CopyError;
 use super::{Context, files, nested};
 use crate::async_calls::run_call;
 use crate::catalog::Function;
@@ -214,6 +215,9 @@ impl Attempt {
                 .save((name, &task.state, &self.context.name), &params)
                 .await;
         }
+        if self.may_act().await.is_err() {
+            return Done::Left { was_sent: false };
+        }
         let invocation = Invocation {
             request_id: self.request_id(task.task),
             params: params.to_string().into_bytes().into(),
@@ -226,6 +230,9 @@ impl Attempt {
                 && let Some(journal) = &self.journal
             {
                 was_sent = self.mark(journal, task.task).await;
+            }
+            if self.may_act().await.is_err() {
+                never().await;
             }
         };
         let reply = match self.run_somewhere(task, &function, invocation, mark).await {
@@ -330,16 +337,33 @@ impl Attempt {
         format!("{}-{task}", self.context.id)
     }
 
-    /// Has the journal say that the task is sent. If it can't, the task is sent all the same.
+    /// Waits until this node may call functions for the execution, and is sure that it is its own.
+    async fn may_act(&self) -> Result<(), CopyError> {
+        match self.journal.as_ref().and_then(|journal| journal.copy()) {
+            Some(copy) => copy.may_act().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Has the journal say that the task is sent. If it can't, the task is sent all the same, unless
+    /// it is other nodes that can't be told: they would send it again.
     async fn mark(&self, journal: &Journal, task: TaskId) -> bool {
-        let written = journal.append(&[Entry::Sent(task)], None).await;
-        if let Err(error) = &written {
-            warn!(
+        let sent = [Entry::Sent(task)];
+        let written = journal.append(&mut None, &sent, None).await;
+        match &written {
+            Ok(()) => {}
+            Err(AppendError::Copy(_)) => never().await,
+            Err(error) => warn!(
                 execution = self.context.id,
                 error = %crate::chain(error),
                 "the journal doesn't say that a task was sent"
-            );
+            ),
         }
         written.is_ok()
     }
+}
+
+/// Of an execution that is lost, or at the node's end: who drives it ends its tasks.
+async fn never() {
+    std::future::pending::<()>().await;
 }

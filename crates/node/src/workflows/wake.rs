@@ -12,10 +12,11 @@ use super::journal::{self, Entry, Journal};
 use super::live::Inbox;
 use super::run::{End, Finished, Input, Run};
 use super::summary::{Status, Summary};
+use super::takeover::{self, Copy, Whose};
 use super::{Context, clock, text_of};
 use crate::node::Node;
 use crate::store::StoreError;
-use crate::store::executions::Id;
+use crate::store::executions::{Append, Id};
 
 /// Until an execution that could not be taken up is tried again, milliseconds.
 const AGAIN_AFTER: i64 = 5_000;
@@ -62,12 +63,9 @@ pub(crate) fn take_up(node: &Arc<Node>, id: Id, inbox: Inbox) {
     node.workflows.running.spawn(async move {
         let mut guard = Guard::new(&this, id);
         match load(&this, id).await {
-            Ok(Some((run, inputs))) => {
-                let end = run.drive(inbox, inputs).await;
-                guard.settle(end);
-            }
-            // It had ended.
-            Ok(None) => guard.forget(),
+            Ok(Loaded::Run(run, inputs)) => drive(*run, inbox, inputs, &mut guard).await,
+            Ok(Loaded::Ended) => guard.forget(),
+            Ok(Loaded::Lost) => guard.lose().await,
             Err(error) => guard.fail(&error).await,
         }
     });
@@ -80,9 +78,52 @@ pub(crate) fn spawn(run: Run, inbox: Inbox, first: Vec<Input>) {
     let running = node.workflows.running.clone();
     running.spawn(async move {
         let mut guard = Guard::new(&node, id);
-        let end = run.drive(inbox, first).await;
-        guard.settle(end);
+        drive(run, inbox, first, &mut guard).await;
     });
+}
+
+async fn drive(run: Run, inbox: Inbox, first: Vec<Input>, guard: &mut Guard<'_>) {
+    let (id, node) = (run.id, Arc::clone(&run.node));
+    let journal = run.journal.clone();
+    let summary = run.summary.clone();
+    match run.drive(inbox, first).await {
+        End::Lost => guard.lose().await,
+        end => {
+            if matches!(end, End::Finished(_)) {
+                answer_call(&node, id, &summary).await;
+                release(journal.as_deref());
+            }
+            guard.settle(end);
+        }
+    }
+}
+
+/// An execution has ended, or has not begun: others needn't know of it any more.
+pub(crate) fn release(journal: Option<&Journal>) {
+    if let Some(copy) = journal.and_then(Journal::copy) {
+        copy.clone().release();
+    }
+}
+
+/// Answers the asynchronous call that an execution was begun for at a node that is gone.
+pub(crate) async fn answer_call(node: &Arc<Node>, id: Id, summary: &Summary) {
+    let Some(call) = summary.call.as_deref().filter(|_| summary.has_moved) else {
+        return;
+    };
+    let answered = async {
+        let Some(finished) = super::executions::ended(node, id)? else {
+            return Ok(());
+        };
+        let took = clock().saturating_sub(summary.started);
+        let took = Duration::from_millis(u64::try_from(took).unwrap_or(0));
+        let reply = super::invoke::answer(super::invoke::reply(&finished, took));
+        node.async_calls.answer(node, call, reply).await?;
+        Ok::<(), RunError>(())
+    };
+    if let Err(error) = answered.await {
+        let error = crate::chain(&error);
+        warn!(call, error, "the result of a call could not be stored");
+    }
 }
 
 /// Sees to it that an execution whose task ends, however it does, is either over or asleep.
@@ -107,7 +148,22 @@ impl<'a> Guard<'a> {
         match end {
             End::Finished(finished) => live.finish(self.id, &Arc::new(finished)),
             End::Asleep => {}
-            End::Left => live.put_to_sleep(self.id, super::live::NEVER),
+            End::Left | End::Lost => live.put_to_sleep(self.id, super::live::NEVER),
+        }
+    }
+
+    /// Another node has it.
+    async fn lose(&mut self) {
+        match takeover::forget(self.node, self.id).await {
+            Ok(()) => self.is_settled = true,
+            // It is tried again, as it is asleep then.
+            Err(error) => {
+                let error = crate::chain(&error);
+                warn!(
+                    execution = text_of(self.id),
+                    error, "it could not be removed"
+                );
+            }
         }
     }
 
@@ -124,6 +180,13 @@ impl<'a> Guard<'a> {
     async fn fail(&mut self, error: &RunError) {
         let id = text_of(self.id);
         let reason = crate::chain(error);
+        if matches!(error, RunError::Away) {
+            self.settle(End::Left);
+            if let Some(takeover) = &self.node.workflows.takeover {
+                takeover.set_paused(self.id);
+            }
+            return;
+        }
         let is_final = matches!(error, RunError::Definition | RunError::Journal(_));
         if !is_final {
             warn!(
@@ -140,6 +203,9 @@ impl<'a> Guard<'a> {
         };
         match give_up(self.node, self.id, &outcome).await {
             Ok(()) => {
+                if let Some(takeover) = &self.node.workflows.takeover {
+                    takeover.release(self.id);
+                }
                 let reports = Vec::new();
                 self.settle(End::Finished(Finished { outcome, reports }));
             }
@@ -176,30 +242,68 @@ async fn give_up(node: &Arc<Node>, id: Id, outcome: &Outcome) -> Result<(), Stor
         at,
         outcome: outcome.clone(),
     };
-    let journal = Journal::new(id, Arc::clone(&node.store), AFTER_ALL);
-    journal.append(&[ended], Some(standing)).await
+    let append = Append {
+        id,
+        sequence: AFTER_ALL,
+        record: journal::encode(&[ended])?,
+        standing: Some(standing),
+    };
+    node.store.append_journal(append).await
 }
 
-/// An execution as its journal has it, and what it is to be given first; `None` if it has ended.
-async fn load(node: &Arc<Node>, id: Id) -> Result<Option<(Run, Vec<Input>)>, RunError> {
+/// What taking an execution up from disk comes to.
+enum Loaded {
+    /// It goes on, and is to be given this first.
+    Run(Box<Run>, Vec<Input>),
+    Ended,
+    /// Another node has it.
+    Lost,
+}
+
+/// An execution as its journal has it.
+async fn load(node: &Arc<Node>, id: Id) -> Result<Loaded, RunError> {
     let _permit = node.workflows.reads.acquire().await;
+    let copy = match whose(node, id).await? {
+        Whose::Mine(copy) => copy,
+        Whose::Lost => return Ok(Loaded::Lost),
+    };
+    let epoch = copy.as_ref().and_then(Copy::epoch);
     let this = Arc::clone(node);
-    let read = tokio::task::spawn_blocking(move || read(&this, id)).await;
+    let read = tokio::task::spawn_blocking(move || read(&this, id, copy)).await;
     let read = read.map_err(|_| RunError::Journal("reading it failed".to_owned()))?;
     let Some(mut run) = read?.filter(|run| run.summary.status == Status::Running) else {
-        return Ok(None);
+        return Ok(Loaded::Ended);
     };
     let mut inputs = run.recover();
-    if run.pending.values().any(|task| !task.submitted) {
-        run.summary.epoch += 1;
+    let is_under_way = run.pending.values().any(|task| !task.submitted);
+    if is_under_way {
         run.summary.node.clone_from(&node.identity.key);
         inputs.insert(0, Input::Recovered);
     }
-    Ok(Some((run, inputs)))
+    match epoch {
+        Some(epoch) => {
+            run.summary.is_shared = true;
+            run.summary.epoch = epoch;
+        }
+        None if is_under_way => run.summary.epoch += 1,
+        None => {}
+    }
+    Ok(Loaded::Run(Box::new(run), inputs))
+}
+
+/// Whose an execution on this node's disk is.
+pub(crate) async fn whose(node: &Arc<Node>, id: Id) -> Result<Whose, RunError> {
+    let Some(takeover) = &node.workflows.takeover else {
+        return Ok(Whose::Mine(None));
+    };
+    match node.store.execution(id)? {
+        Some(stored) => takeover::hold(node, takeover, &stored).await,
+        None => Ok(Whose::Mine(None)),
+    }
 }
 
 /// An execution as its journal has it, ended or not. Takes as long as it has computed.
-pub(crate) fn read(node: &Arc<Node>, id: Id) -> Result<Option<Run>, RunError> {
+pub(crate) fn read(node: &Arc<Node>, id: Id, copy: Option<Copy>) -> Result<Option<Run>, RunError> {
     let Some(stored) = node.store.execution(id)? else {
         return Ok(None);
     };
@@ -218,10 +322,11 @@ pub(crate) fn read(node: &Arc<Node>, id: Id) -> Result<Option<Run>, RunError> {
         along: summary.along(node),
         started: summary.started,
         name: stored.name.clone(),
+        group: summary.group(id),
         placing: node.workflows.places.placing(summary.can_offload),
         workflow: stored.workflow.clone(),
     };
-    let journal = Journal::new(id, Arc::clone(&node.store), replayed.next);
+    let journal = Journal::new(id, Arc::clone(&node.store), replayed.next, copy);
     let journal = Some(Arc::new(journal));
     let mut run = Run::new(
         Arc::clone(node),

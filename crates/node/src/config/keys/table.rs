@@ -476,6 +476,14 @@ pub(super) static KEYS: &[Key] = &[
     key("workflow.always_save_progress", "false",
         Sets(Bool(|c, v| c.workflow.always_save_progress = v)),
         "Whether progress is saved after each task."),
+    key("workflow.takeover", "true", Sets(Bool(|c, v| c.workflow.takeover = v)),
+        "Whether standard executions are in etcd too, so that others go on with them when this node dies."),
+    key("workflow.takeover.lease", "10",
+        Sets(Integer(2..=3600, |c, v| c.workflow.takeover_lease = std::time::Duration::from_secs(v))),
+        "Seconds that this node may not be heard of before others go on with its executions."),
+    key("workflow.takeover.bytes_max", "16MiB",
+        Sets(Size(1..=(1 << 25), |c, v| c.workflow.takeover_bytes_max = v as usize)),
+        "Size of the journal of an execution above which it stays with its node."),
     key("workflow.offloading.policy", "disable",
         Sets(Choice(&["disable", "threshold", "ilp", "heftless"], |c, v| {
             c.placement.policy = Policy::by_name(v).unwrap_or_default();

@@ -153,6 +153,11 @@ impl Etcd {
         self.clients.to_string()
     }
 
+    /// The same, to be connected to.
+    pub(crate) fn clients(&self) -> SocketAddr {
+        self.clients
+    }
+
     /// Starts it (again), with the data that it has.
     #[track_caller]
     pub(crate) fn start(&mut self) {

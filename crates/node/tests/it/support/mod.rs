@@ -6,6 +6,7 @@ pub(crate) mod function;
 pub(crate) mod http;
 pub(crate) mod machine;
 pub(crate) mod node;
+pub(crate) mod proxy;
 pub(crate) mod s3;
 pub(crate) mod server;
 pub(crate) mod target;

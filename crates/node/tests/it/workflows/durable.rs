@@ -17,7 +17,7 @@ fn open_node() -> Builder {
 
 /// A function that notes each of its runs in a file, and fails at a state's first attempt if told
 /// to.
-fn noting(file: &Path) -> crate::support::Function {
+pub(super) fn noting(file: &Path) -> crate::support::Function {
     let source = format!(
         "def handler(params, context):\n    \
          with open({:?}, 'a') as file:\n        \
@@ -30,7 +30,7 @@ fn noting(file: &Path) -> crate::support::Function {
     python("note", &source)
 }
 
-fn runs(file: &Path) -> BTreeMap<String, usize> {
+pub(super) fn runs(file: &Path) -> BTreeMap<String, usize> {
     let mut runs = BTreeMap::new();
     for line in std::fs::read_to_string(file).unwrap_or_default().lines() {
         *runs.entry(line.to_owned()).or_default() += 1;
@@ -38,7 +38,7 @@ fn runs(file: &Path) -> BTreeMap<String, usize> {
     runs
 }
 
-fn noted(fails: bool) -> Value {
+pub(super) fn noted(fails: bool) -> Value {
     let mut state = json!({
         "Type": "Task",
         "Resource": "note",
@@ -54,7 +54,7 @@ fn noted(fails: bool) -> Value {
 }
 
 /// Twenty states: tasks, one of which is tried twice, branches, items, a choice, a wait.
-fn twenty_states() -> Value {
+pub(super) fn twenty_states() -> Value {
     let pass = |value: &str| json!({"Type": "Pass", "Result": value, "ResultPath": "$.note"});
     let apart = |path: &str| {
         let mut state = noted(false);

@@ -12,6 +12,7 @@ mod objects;
 mod peer;
 mod places;
 mod routes;
+mod takeover;
 
 use std::time::Instant;
 
