@@ -7,12 +7,14 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serverledge_api::{Network, Signature};
 use serverledge_core::{FunctionId, Language, Limits, NetworkPolicy};
+
+use crate::code::Digest;
 
 /// A function as it is stored: the wire's fields, checked and normalised, with the digest of its
 /// code instead of the code.
@@ -74,6 +76,8 @@ pub struct Function {
     pub network: NetworkPolicy,
     /// Time limit of one call.
     pub timeout: Duration,
+    /// Digest of its definition, once somebody has asked for it.
+    pub revision: OnceLock<Digest>,
 }
 
 /// All functions, by name.

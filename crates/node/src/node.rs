@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -149,9 +149,9 @@ impl Node {
         let identity = Identity::new(config.registry.area.clone(), key);
         let federation = Federation::new(&config)?;
         let stopping = CancellationToken::new();
-        let takeover = federation.as_ref().filter(|_| config.workflow.takeover);
-        let takeover = takeover
-            .map(|it| Takeover::new(it.shared_etcd(), &identity, &config, stopping.clone()));
+        let etcd = federation.as_ref().and_then(Federation::etcd);
+        let etcd = etcd.filter(|_| config.workflow.takeover).cloned();
+        let takeover = etcd.map(|it| Takeover::new(it, &identity, &config, stopping.clone()));
         let workflows = Workflows::open(&store, &config, &identity.key, takeover)?;
         let node = Self {
             room: Room::new(bodies_max),
@@ -299,6 +299,7 @@ impl Node {
             image,
             network,
             timeout: timeout.min(limit.timeout_max),
+            revision: OnceLock::new(),
             record,
         })
     }
@@ -505,6 +506,9 @@ async fn janitor(node: Arc<Node>) {
     loop {
         ticks.tick().await;
         node.pool.expire();
+        if let Some(federation) = &node.federation {
+            federation.copies.sweep(&node);
+        }
         if let Err(error) = node.store.sweep(crate::invoke::unix_now() as u64).await {
             warn!(error = %crate::chain(&error), "expired results could not be removed");
         }
@@ -545,7 +549,9 @@ impl Node {
         for lock in &self.name_locks {
             guards.push(lock.lock().await);
         }
-        if !self.catalog.uses_code(digest.as_str()) {
+        let copies = self.federation.as_ref().map(|it| &it.copies);
+        let is_copied = copies.is_some_and(|it| it.uses_code(digest.as_str()));
+        if !is_copied && !self.catalog.uses_code(digest.as_str()) {
             let node = Arc::clone(self);
             let _ = tokio::task::spawn_blocking(move || node.remove_code(&digest)).await;
         }

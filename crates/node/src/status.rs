@@ -11,8 +11,10 @@ use crate::node::Node;
 pub(crate) fn now(node: &Node) -> StatusReply {
     let snapshot = node.pool.snapshot();
     let mut warm: BTreeMap<String, i64> = BTreeMap::new();
+    let copies = node.federation.as_ref().map(|it| &it.copies);
     for (function, idle) in node.pool.warm() {
-        if node.catalog.function(&function.record.name).is_some() {
+        let is_own = node.catalog.function(&function.record.name).is_some();
+        if is_own || copies.is_some_and(|it| it.has(&function)) {
             *warm.entry(function.record.name.clone()).or_default() += idle as i64;
         }
     }

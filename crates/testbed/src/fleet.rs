@@ -67,6 +67,7 @@ pub struct Plan {
     between_edges: Link,
     to_the_cloud: Link,
     seed: u64,
+    has_registry: bool,
 }
 
 impl Plan {
@@ -80,6 +81,7 @@ impl Plan {
             between_edges: Link::delay(Duration::from_millis(5)),
             to_the_cloud: Link::delay(Duration::from_millis(25)),
             seed: 1,
+            has_registry: true,
         }
     }
 
@@ -135,14 +137,21 @@ impl Plan {
         self
     }
 
+    /// Leaves etcd out: members gossip, and know of the first to begin with.
+    pub fn without_registry(mut self) -> Self {
+        self.has_registry = false;
+        self
+    }
+
     /// Makes the network, starts all members and waits until each answers. The calling thread has to
     /// live as long as the fleet: members die with it.
     pub fn start(self) -> anyhow::Result<Fleet> {
-        let mut names = vec![REGISTRY, CLIENT];
+        let mut names = vec![CLIENT];
+        names.extend(self.has_registry.then_some(REGISTRY));
         names.extend(self.members.iter().map(|(name, _)| name.as_str()));
         let network = Network::start(&self.program, &names, self.to_the_cloud, self.seed)?;
         let mut near = vec![CLIENT];
-        let mut far = vec![REGISTRY];
+        let mut far: Vec<&str> = self.has_registry.then_some(REGISTRY).into_iter().collect();
         for (name, role) in &self.members {
             match role {
                 Role::Edge => near.push(name),
@@ -164,7 +173,9 @@ impl Plan {
             directory,
             plan: self,
         };
-        fleet.start_registry()?;
+        if fleet.plan.has_registry {
+            fleet.start_registry()?;
+        }
         let members: Vec<String> = fleet.members().map(|(name, _)| name.to_owned()).collect();
         for member in &members {
             fleet.spawn(member)?;
@@ -357,7 +368,10 @@ impl Fleet {
         set("api.host", &address.ip().to_string());
         set("api.port", &API_PORT.to_string());
         set("api.insecure", "true");
-        set("etcd.address", &self.registry()?.to_string());
+        match self.plan.has_registry {
+            true => set("etcd.address", &self.registry()?.to_string()),
+            false => set("federation.peers", &self.first_peer()?),
+        }
         set("registry.area", role.area());
         set("registry.node.id", member);
         if role == Role::Edge {
@@ -372,6 +386,12 @@ impl Fleet {
             }
         }
         self.run(member, command)
+    }
+
+    /// Where the first member tells its status.
+    fn first_peer(&self) -> anyhow::Result<String> {
+        let (first, _) = self.members().next().context("nobody is in the fleet")?;
+        Ok(self.network.address(first)?.to_string())
     }
 
     /// Starts `command` as `member`; its output is added to its log.

@@ -80,8 +80,8 @@ impl Balancer {
         let seat = Seat::new(&config).context("preparing to ask etcd")?;
         if seat.is_none() && config.balancer.targets.is_empty() {
             bail!(
-                "there is nobody to send requests to: set etcd.address, or lb.targets to the \
-                 nodes' host:port"
+                "there is nobody to send requests to: set etcd.address or federation.peers, or \
+                 lb.targets to the nodes' host:port"
             );
         }
         let mut random = [0; 16];
@@ -104,7 +104,7 @@ impl Balancer {
             create_body_max: config.api.create_body_max as u64,
             config: config.balancer.clone(),
             router: Arc::new(Router::new(rules, seed)),
-            is_alone: seat.is_none(),
+            is_alone: seat.as_ref().is_none_or(Seat::is_without_registry),
             name,
             via,
             inflight: AtomicUsize::new(0),

@@ -14,7 +14,8 @@ use super::serve;
 /// What is demonstrated.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// A fleet of nodes at the edge and in a cloud, with delays between them. Needs root and etcd.
+    /// A fleet of nodes at the edge and in a cloud, with delays between them. Needs root, and etcd if
+    /// not told otherwise.
     Fleet(Arguments),
 }
 
@@ -30,6 +31,9 @@ pub(crate) struct Arguments {
     /// Milliseconds from the edge to the cloud, one way.
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u64).range(0..=10_000))]
     delay: u64,
+    /// Without etcd: nodes tell each other who is there, and functions go along with calls.
+    #[arg(long)]
+    no_etcd: bool,
     /// Policy of the nodes at the edge (`scheduler.policy`).
     #[arg(long, default_value = "edgecloud")]
     policy: String,
@@ -59,10 +63,13 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<()> {
     let words = words()?;
     let plan = plan(arguments)?;
     say(&format!(
-        "starting etcd, {} nodes at the edge and {} in the cloud, {} ms away, behind a balancer ...",
-        arguments.edges, arguments.clouds, arguments.delay
+        "starting {}{} nodes at the edge and {} in the cloud, {} ms away, behind a balancer ...",
+        if arguments.no_etcd { "" } else { "etcd, " },
+        arguments.edges,
+        arguments.clouds,
+        arguments.delay
     ));
-    let mut demo = Demo::start(plan)?;
+    let mut demo = Demo::start(plan, arguments.no_etcd)?;
     demo.status();
     demo.demonstrate()?;
     say(&format!("\nCommands:\n{HELP}\n"));
@@ -129,6 +136,9 @@ fn plan(arguments: &Arguments) -> anyhow::Result<Plan> {
             .cloud(&name)
             .set_for(&name, "container.pool.memory", 4_096);
     }
+    if arguments.no_etcd {
+        plan = plan.without_registry();
+    }
     Ok(plan.balancer("balancer"))
 }
 
@@ -136,10 +146,12 @@ struct Demo {
     // In this order: ports are closed before what they lead to ends.
     ports: Vec<(String, Published)>,
     fleet: Fleet,
+    /// Whether each node has functions of its own.
+    no_etcd: bool,
 }
 
 impl Demo {
-    fn start(plan: Plan) -> anyhow::Result<Self> {
+    fn start(plan: Plan, no_etcd: bool) -> anyhow::Result<Self> {
         let fleet = plan.start()?;
         let members: Vec<String> = fleet.members().map(|(name, _)| name.to_owned()).collect();
         let mut ports = Vec::new();
@@ -147,7 +159,11 @@ impl Demo {
             let port = fleet.publish(&member, 0)?;
             ports.push((member, port));
         }
-        Ok(Self { ports, fleet })
+        Ok(Self {
+            ports,
+            fleet,
+            no_etcd,
+        })
     }
 
     fn status(&mut self) {
@@ -168,7 +184,7 @@ impl Demo {
         }
     }
 
-    /// Deploys at one edge and calls at another.
+    /// Deploys at one edge and calls at another; without etcd, deploys at every edge.
     fn demonstrate(&self) -> anyhow::Result<()> {
         let edges: Vec<&str> = self
             .fleet
@@ -176,7 +192,7 @@ impl Demo {
             .filter(|(_, role)| *role == Role::Edge)
             .map(|(name, _)| name)
             .collect();
-        let (Some(first), Some(last)) = (edges.first(), edges.last()) else {
+        let (Some(&first), Some(&last)) = (edges.first(), edges.last()) else {
             return Ok(());
         };
         for (name, memory) in [GREET, THINK] {
@@ -184,11 +200,15 @@ impl Demo {
                 "Name": name, "Runtime": "python314", "Handler": "greet.handler",
                 "MemoryMB": memory, "TarFunctionCode": packed()?,
             });
-            let reply = self.fleet.send(first, "POST", "/create", &create)?;
-            if reply.status != 200 {
-                bail!("{first} answers {}: {}", reply.status, reply.body);
+            let places = if self.no_etcd { &edges[..] } else { &[first] };
+            for place in places {
+                let reply = self.fleet.send(place, "POST", "/create", &create)?;
+                if reply.status != 200 {
+                    bail!("{place} answers {}: {}", reply.status, reply.body);
+                }
             }
-            say(&format!("\ndeployed {name} ({memory} MB) at {first}"));
+            let places = places.join(", ");
+            say(&format!("\ndeployed {name} ({memory} MB) at {places}"));
             self.call(last, name)?;
         }
         Ok(())

@@ -3,6 +3,7 @@
 //! The documentation is made of it ([`describe`]); a test holds its defaults against those of the
 //! structs.
 
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -13,7 +14,9 @@ use serverledge_core::{Ipv4Network, Language};
 use serverledge_sandbox::docker::check_image;
 
 use super::objects::Location;
-use super::sections::{Config, Hidden, Isolation, LogFormat, RuntimeConfig, SandboxBackend};
+use super::sections::{
+    Config, Hidden, Isolation, LogFormat, Registry, RuntimeConfig, SandboxBackend,
+};
 use super::value::Scalar;
 use crate::fetch::Network;
 
@@ -91,6 +94,8 @@ pub(super) enum Set {
     Ipv4Networks(fn(&mut Config, Vec<Ipv4Network>)),
     /// `host:port`, separated by commas; none is fine.
     Endpoints(fn(&mut Config, Vec<String>)),
+    /// `host`, with the usual port of the status, or `host:port`, separated by commas; none is fine.
+    Peers(fn(&mut Config, Vec<String>)),
     /// Like `host:port`, separated by commas; none is fine.
     Hosts(fn(&mut Config, Vec<String>)),
     /// `s3://bucket/prefix`; none is fine.
@@ -148,6 +153,7 @@ impl Set {
             Self::Networks(set) => list(value, parsed).map(|networks| set(config, networks)),
             Self::Ipv4Networks(set) => list(value, parsed).map(|networks| set(config, networks)),
             Self::Endpoints(set) => list(value, endpoints).map(|endpoints| set(config, endpoints)),
+            Self::Peers(set) => list(value, peers).map(|peers| set(config, peers)),
             Self::Hosts(set) => list(value, hosts).map(|hosts| set(config, hosts)),
             Self::Location(set) => {
                 list(value, location).map(|it| set(config, it.into_iter().next()))
@@ -201,6 +207,7 @@ impl Set {
                 "IPv4 addresses or networks like 10.0.0.0/8, with commas".into()
             }
             Self::Endpoints(_) => "host:port, several with commas".into(),
+            Self::Peers(_) => format!("hosts, or host:port, with commas, up to {PEERS_MAX}"),
             Self::Hosts(_) => "hosts like registry.example:5000, with commas".into(),
             Self::Location(_) => "a bucket like s3://bucket/prefix".into(),
             Self::Locations(_) => "buckets like bucket or bucket/prefix, with commas".into(),
@@ -222,7 +229,7 @@ fn absolute(value: &Scalar) -> Option<PathBuf> {
 }
 
 fn list<T>(value: &Scalar, read: fn(&str) -> Option<Vec<T>>) -> Option<Vec<T>> {
-    read(&value.as_text()?)
+    read(&value.as_texts()?)
 }
 
 /// Paths from the root.
@@ -283,6 +290,32 @@ fn endpoints(text: &str) -> Option<Vec<String>> {
         .filter(|part| !part.is_empty())
         .map(endpoint)
         .collect()
+}
+
+/// Peers that a node is told of: some that live are enough.
+const PEERS_MAX: usize = 64;
+
+/// Each with a port, of which the usual one is the original's.
+fn peers(text: &str) -> Option<Vec<String>> {
+    let usual = Registry::default().udp_port;
+    let peer = |part: &str| {
+        if let Ok(address) = part.parse::<SocketAddr>() {
+            return (address.port() > 0).then(|| part.to_owned());
+        }
+        if let Ok(ip) = part.parse::<IpAddr>() {
+            return Some(SocketAddr::new(ip, usual).to_string());
+        }
+        let (host, port) = match part.rsplit_once(':') {
+            Some((host, port)) => (host, port.parse().ok().filter(|port| *port > 0)?),
+            None => (part, usual),
+        };
+        let is_host = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        let is_name = !host.is_empty() && host.len() <= 253 && host.chars().all(is_host);
+        is_name.then(|| format!("{host}:{port}"))
+    };
+    let parts = text.split(',').map(str::trim);
+    let peers: Option<Vec<_>> = parts.filter(|part| !part.is_empty()).map(peer).collect();
+    peers.filter(|peers| peers.len() <= PEERS_MAX)
 }
 
 fn hosts(text: &str) -> Option<Vec<String>> {

@@ -70,6 +70,11 @@ struct Loader {
 }
 
 impl Config {
+    /// Whether the node has others, by way of etcd or without it.
+    pub fn is_in_fleet(&self) -> bool {
+        !self.etcd.endpoints.is_empty() || !self.federation.peers.is_empty()
+    }
+
     /// Reads the configuration.
     ///
     /// The `files` given are read. Without, the first `serverledge-conf.*` in `search_dirs` is, and the
@@ -251,6 +256,13 @@ impl Loader {
             problems.push(("federation.secret", text));
         }
         problems.extend(config.object_store.problem());
+        if !config.federation.peers.is_empty() && !config.etcd.endpoints.is_empty() {
+            let text = "is for fleets without etcd, and etcd.address is set: leave out one of them";
+            problems.push(("federation.peers", text.to_string()));
+        }
+        if !config.federation.peers.is_empty() {
+            problems.extend(Federation::wrong_names(config));
+        }
         for (key, text) in problems {
             self.problem(Some(key.to_string()), "all settings together", text);
         }
@@ -262,10 +274,11 @@ impl Loader {
         let policy = self.config.scheduler.policy.clone();
         let text = match policy.as_str() {
             "default" | "localonly" => return,
-            "edgecloud" | "cloudonly" | "edgeonly" | "qosaware"
-                if self.config.etcd.endpoints.is_empty() =>
-            {
-                format!("{policy} needs a fleet: without etcd.address, everything runs here")
+            "edgecloud" | "cloudonly" | "edgeonly" | "qosaware" if !self.config.is_in_fleet() => {
+                format!(
+                    "{policy} needs a fleet: without etcd.address or federation.peers, everything \
+                     runs here"
+                )
             }
             "edgecloud" | "cloudonly" if self.config.registry.remote_area.is_none() => {
                 format!("{policy} has nowhere to send calls: registry.remote.area is not set")

@@ -607,6 +607,39 @@ impl Etcd {
 pub struct Federation {
     /// What all of them know and nobody else; none: they believe whoever can reach them.
     pub secret: Option<Hidden>,
+    /// Of some others, in a fleet without etcd: `host:port` where they tell their status; none.
+    pub peers: Vec<String>,
+}
+
+impl Federation {
+    /// Characters of what a node is called by others, together, where they gossip: more don't fit
+    /// into their messages.
+    const NAMES_MAX: usize = 140;
+
+    /// What is wrong with the names by which a node would be told of.
+    pub(super) fn wrong_names(config: &Config) -> Option<(&'static str, String)> {
+        let registry = &config.registry;
+        let names = [
+            ("registry.area", Some(&registry.area)),
+            ("registry.node.id", registry.node_id.as_ref()),
+            ("api.ip", config.api.ip.as_ref()),
+        ];
+        let names = names.map(|(key, name)| (key, name.map_or("", String::as_str)));
+        let is_wrong = |name: &str| name.contains(['/', ';']) || name.contains(char::is_control);
+        if let Some((key, name)) = names.into_iter().find(|(_, name)| is_wrong(name)) {
+            let text = format!("is {name:?}: with federation.peers, it can't have such characters");
+            return Some((key, text));
+        }
+        let bytes: usize = names.iter().map(|(_, name)| name.len()).sum();
+        (bytes > Self::NAMES_MAX).then(|| {
+            let max = Self::NAMES_MAX;
+            let text = format!(
+                "is too long for federation.peers: with registry.node.id and api.ip it has {bytes} \
+                 characters, of {max}"
+            );
+            ("registry.area", text)
+        })
+    }
 }
 
 /// A text that is not shown.

@@ -590,6 +590,62 @@ fn endpoints_of_etcd_are_hosts_with_ports() {
 }
 
 #[test]
+fn peers_are_hosts_with_the_usual_port_or_another() {
+    let read = |text: &str| load("a.yaml", &format!("federation.peers: {text}"), &[]);
+    let (config, _) =
+        read("[10.0.0.1, '10.0.0.2:1', edge.example, 'edge:2', '::1', '[::1]:3']").unwrap();
+    let expected = [
+        "10.0.0.1:9876",
+        "10.0.0.2:1",
+        "edge.example:9876",
+        "edge:2",
+        "[::1]:9876",
+        "[::1]:3",
+    ];
+    assert_eq!(config.federation.peers, expected);
+    assert!(config.is_in_fleet());
+    let (config, _) = read("''").unwrap();
+    assert!(!config.is_in_fleet());
+    let (config, _) = read("a, b:1").unwrap();
+    assert_eq!(config.federation.peers, ["a:9876", "b:1"]);
+    let many = vec!["a"; 65].join(",");
+    for wrong in [
+        "a:0",
+        ":1",
+        "http://localhost",
+        "a/b",
+        "'a:x'",
+        "'a b'",
+        "[[a]]",
+        "['a,b']",
+        "[{a: 1}]",
+        &many,
+    ] {
+        assert!(read(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_fleet_has_an_etcd_or_gossips_under_names_that_fit() {
+    let problem = |text: &str| load("a.yaml", text, &[]).unwrap_err().to_string();
+    let both = problem("federation.peers: a\netcd.address: b:1");
+    assert!(both.contains("leave out one of them"), "{both}");
+    let slash = problem("federation.peers: a\nregistry.area: A/B");
+    assert!(slash.contains("registry.area"), "{slash}");
+    let long = problem(&format!(
+        "federation.peers: a\nregistry.node.id: {}",
+        "x".repeat(200)
+    ));
+    assert!(long.contains("too long"), "{long}");
+    let alone = "scheduler.policy: edgeonly";
+    let (_, warnings) = load("a.yaml", alone, &[]).unwrap();
+    assert_eq!(warnings.len(), 1);
+    let text = format!("federation.peers: a\n{alone}");
+    let (_, warnings) = load("a.yaml", &text, &[]).unwrap();
+    assert_eq!(warnings, []);
+}
+
+#[test]
 fn classes_are_read_by_name_in_any_notation() {
     let text = "qos.class.critical: {number: 1, utility: 2.5, deadline: 500ms, completion: 0.9}\n\
         qos:\n  class:\n    Batch.deadline: -1\n    batch:\n      penalty: 0.5\n\

@@ -17,8 +17,8 @@ pub(super) enum Scalar {
     Integer(i64),
     Float(f64),
     Text(String),
-    /// No key takes one.
-    List,
+    /// For keys that take several values with commas: written so, if that can be told apart.
+    List(Option<String>),
 }
 
 /// A file's content.
@@ -72,7 +72,15 @@ impl Scalar {
             Self::Integer(value) => Some(value.to_string()),
             Self::Float(value) => Some(value.to_string()),
             Self::Text(text) => Some(text.clone()),
-            Self::Null | Self::List => None,
+            Self::Null | Self::List(_) => None,
+        }
+    }
+
+    /// Several values, with commas.
+    pub(super) fn as_texts(&self) -> Option<String> {
+        match self {
+            Self::List(texts) => texts.clone(),
+            other => other.as_text(),
         }
     }
 
@@ -133,7 +141,7 @@ impl fmt::Display for Scalar {
             Self::Integer(value) => write!(formatter, "{value}"),
             Self::Float(value) => write!(formatter, "{value}"),
             Self::Text(text) => write!(formatter, "\"{}\"", text.escape_debug()),
-            Self::List => formatter.write_str("a list"),
+            Self::List(_) => formatter.write_str("a list"),
         }
     }
 }
@@ -187,8 +195,20 @@ impl<'de> Visitor<'de> for TreeVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Tree, A::Error> {
-        while list.next_element::<serde::de::IgnoredAny>()?.is_some() {}
-        Ok(Tree::Scalar(Scalar::List))
+        let mut texts = Some(Vec::new());
+        while let Some(element) = list.next_element()? {
+            let text = match element {
+                Tree::Scalar(scalar) => scalar.as_text().filter(|text| !text.contains(',')),
+                Tree::Section(_) => None,
+            };
+            texts = texts.zip(text).map(|(mut texts, text)| {
+                texts.push(text);
+                texts
+            });
+        }
+        Ok(Tree::Scalar(Scalar::List(
+            texts.map(|texts| texts.join(",")),
+        )))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree, A::Error> {

@@ -5,6 +5,9 @@
 //! limit of time. An answer is some hundred times as long as the shortest question, so where others
 //! can reach the port it answers so many a second and no more. A node that many ask answers
 //! shortly, without its functions.
+//!
+//! Where nodes gossip, their messages come to the same port, and a question is the original's and
+//! nothing else: two nodes that take each other's answers for questions would never end.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,10 +18,11 @@ use serverledge_core::fleet::{Answers, Coordinates, Status};
 use tokio::net::UdpSocket;
 use tracing::{debug, warn};
 
-use super::question::{Asked, Id};
+use super::gossip::{self, Inbox};
+use super::question::{self, Asked, Id};
 use crate::node::Node;
 
-/// Longest question that is looked at; what is longer is none.
+/// What is looked at of a question.
 const QUESTION_MAX: usize = 256;
 
 /// Answers within one [`PERIOD`].
@@ -40,14 +44,16 @@ pub(super) async fn bind(ip: IpAddr, port: u16) -> Option<UdpSocket> {
     }
 }
 
-/// Answers for as long as the node runs; `own` is its identity.
-pub(super) async fn serve(node: Arc<Node>, own: Id, socket: UdpSocket) {
+/// Answers for as long as the node runs; `own` is its identity. What is gossip goes to `inbox`, if
+/// there is one.
+pub(super) async fn serve(node: Arc<Node>, own: Id, socket: Arc<UdpSocket>, inbox: Option<Inbox>) {
     let Some(federation) = &node.federation else {
         return;
     };
     let protocol = &federation.protocol;
     let mut asked = Asked::default();
-    let mut received = [0; QUESTION_MAX];
+    // A byte more than gossip has: what is cut off is too long.
+    let mut received = [0; gossip::DATAGRAM_MAX + 1];
     let (mut since, mut count) = (Instant::now(), 0);
     let mut answers = Answers::default();
     loop {
@@ -59,6 +65,16 @@ pub(super) async fn serve(node: Arc<Node>, own: Id, socket: UdpSocket) {
                 continue;
             }
         };
+        if let Some(inbox) = &inbox {
+            let datagram = &received[..length];
+            if datagram.starts_with(gossip::MAGIC) {
+                inbox.offer(datagram);
+                continue;
+            }
+            if federation.secret.is_none() && datagram != question::PLAIN {
+                continue;
+            }
+        }
         if since.elapsed() >= PERIOD {
             (since, count) = (Instant::now(), 0);
         }
@@ -66,7 +82,7 @@ pub(super) async fn serve(node: Arc<Node>, own: Id, socket: UdpSocket) {
         if count > ANSWERS_MAX {
             continue;
         }
-        let question = &received[..length];
+        let question = &received[..length.min(QUESTION_MAX)];
         let now = super::unix_micros();
         let Some(question) = protocol.read_question(question, &own, now, &mut asked) else {
             continue;

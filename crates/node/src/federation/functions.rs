@@ -111,24 +111,35 @@ pub(super) async fn value(
             (String::new(), digest, node.identity.key.clone())
         }
     };
-    let spec = FunctionSpec {
+    let value = serverledge_api::encode(&FunctionSpec {
+        code,
+        code_digest,
+        code_holder,
+        ..spec(node, record)
+    });
+    if value.len() > VALUE_MAX {
+        return Err(ShareError::TooLarge);
+    }
+    Ok(value)
+}
+
+/// As others are told of a function, without anything of its code.
+pub(super) fn spec(node: &Node, record: &FunctionRecord) -> FunctionSpec {
+    FunctionSpec {
         name: record.name.clone(),
         runtime: record.runtime.clone(),
         memory_mb: i64::try_from(record.memory_mb).unwrap_or(i64::MAX),
         cpu_demand: record.cpu,
         max_concurrency: i16::try_from(record.max_concurrency).unwrap_or(i16::MAX),
         handler: record.handler.clone(),
-        code,
-        code_digest,
-        code_holder,
         custom_image: record.custom_image.clone(),
         supported_archs: Some(architectures(node, record)),
         signature: record.signature.clone(),
         timeout_seconds: record.timeout_seconds,
         preload: record.preload.clone(),
         network: record.network.clone(),
-    };
-    Ok(serverledge_api::encode(&spec))
+        ..FunctionSpec::default()
+    }
 }
 
 /// Of whose nodes can run it: those that somebody said, else any for the usual runtimes, and for an

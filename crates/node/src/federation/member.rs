@@ -36,7 +36,7 @@ pub struct Member {
 
 impl Member {
     /// As the registry has it; `None` for what is no member.
-    fn parse(key: &str, value: &[u8]) -> Option<Self> {
+    pub(super) fn parse(key: &str, value: &[u8]) -> Option<Self> {
         let mut path = key.strip_prefix(PREFIX)?.split('/');
         let area = path.next()?;
         let is_balancer = path.clone().next()? == BALANCER;
@@ -107,6 +107,17 @@ impl Members {
     /// Tells of changes.
     pub(super) fn subscribe(&self) -> watch::Receiver<Arc<All>> {
         self.all.subscribe()
+    }
+
+    /// Takes over who is there, without a registry.
+    pub(super) fn replace(&self, all: All) {
+        self.all.send_if_modified(|former| {
+            let is_news = **former != all;
+            if is_news {
+                *former = Arc::new(all);
+            }
+            is_news
+        });
     }
 
     /// Takes over what the registry says. While it says nothing, those who were there are taken to

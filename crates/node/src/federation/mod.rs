@@ -1,4 +1,6 @@
-//! The fleet: who is in it, which functions it has, and where results are, by way of etcd.
+//! The fleet: who is in it, which functions it has, and where results are, by way of etcd. Without
+//! one, nodes tell each other who is there (`gossip`), and a function goes along with the call that
+//! needs it (`copies`).
 //!
 //! Everything that calls need is in memory and follows etcd's watches, so that nothing here is on
 //! the path of a call of a known function, and an etcd that is away stops nobody: what is known
@@ -7,11 +9,13 @@
 
 mod ask;
 pub(crate) mod code;
+pub(crate) mod copies;
 mod datagram;
 pub(crate) mod etcd;
 mod follow;
 pub(crate) mod forward;
 mod functions;
+mod gossip;
 mod member;
 mod mirror;
 pub(crate) mod offload;
@@ -28,7 +32,7 @@ mod targets;
 pub(crate) mod tls;
 mod workflows;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{self, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -36,16 +40,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hyper::Method;
 use hyper::header::HeaderMap;
 use serverledge_core::policy::Policy;
+use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::warn;
+use tracing::{error, warn};
 
 pub use self::code::PullError;
 use self::code::Transfers;
+use self::copies::Copies;
 use self::etcd::{Etcd, EtcdError, Values};
 pub(crate) use self::follow::Change;
+use self::gossip::{Gossip, Inbox};
 pub use self::member::{Member, Members};
 use self::mirror::Kind as _;
 pub use self::mirror::ShareError;
@@ -71,9 +78,10 @@ const LAST_RESULTS_MAX: Duration = Duration::from_secs(2);
 /// Changes on their way to where they belong.
 const CHANGES_MAX: usize = 64;
 
-/// What a node with `etcd.address` has.
+/// What a node with `etcd.address` or `federation.peers` has.
 pub struct Federation {
-    etcd: Arc<Etcd>,
+    /// `None`: there is no registry, and nodes gossip.
+    etcd: Option<Arc<Etcd>>,
     members: Members,
     peers: Peers,
     /// What the nodes of the fleet share, if they do.
@@ -82,6 +90,8 @@ pub struct Federation {
     outbox: Outbox,
     offloader: Offloader,
     pub(crate) transfers: Transfers,
+    /// Functions of others, where there is no registry.
+    pub(crate) copies: Copies,
     policy: Option<&'static dyn Policy>,
     /// Calls sent on, to share them among equals.
     turn: AtomicU64,
@@ -96,16 +106,20 @@ pub(crate) struct Running {
 }
 
 impl Federation {
-    /// `None` without `etcd.address`. Connects to nothing yet.
+    /// `None` without `etcd.address` and `federation.peers`. Connects to nothing yet.
     pub(crate) fn new(config: &Config) -> Result<Option<Self>, TlsError> {
-        if config.etcd.endpoints.is_empty() {
+        if !config.is_in_fleet() {
             return Ok(None);
         }
+        let etcd = match config.etcd.endpoints.is_empty() {
+            true => None,
+            false => Some(Arc::new(Etcd::new(&config.etcd)?)),
+        };
         let secret = config.federation.secret.as_ref();
         let secret = secret.map(|secret| Secret::new(&secret.0));
         let protocol = Protocol::new(secret.clone());
         Ok(Some(Self {
-            etcd: Arc::new(Etcd::new(&config.etcd)?),
+            etcd,
             members: Members::default(),
             peers: Peers::new(protocol.question_bytes()),
             offloader: Offloader::new(secret.clone()),
@@ -114,6 +128,7 @@ impl Federation {
             outbox: Outbox::default(),
             policy: Self::policy_of(config),
             transfers: Transfers::new(),
+            copies: Copies::default(),
             turn: AtomicU64::new(0),
         }))
     }
@@ -127,14 +142,9 @@ impl Federation {
         &self.members
     }
 
-    /// The same, for who keeps it.
-    pub(crate) fn shared_etcd(&self) -> Arc<Etcd> {
-        Arc::clone(&self.etcd)
-    }
-
-    /// Where the fleet's data are.
-    pub(crate) fn etcd(&self) -> &Etcd {
-        &self.etcd
+    /// Where the fleet's data are; `None` in a fleet that has no registry.
+    pub(crate) fn etcd(&self) -> Option<&Arc<Etcd>> {
+        self.etcd.as_ref()
     }
 
     /// How the others are, as far as is known.
@@ -156,70 +166,135 @@ impl Federation {
         signature::is_signed(secret, (method, path), headers, body, unix_micros())
     }
 
-    /// Puts a function into etcd; its revision since.
+    /// Puts a function into etcd; its revision since. Without etcd it is this node's alone.
     pub(crate) async fn share(
         &self,
         node: &Arc<Node>,
         record: &FunctionRecord,
         new: bool,
-    ) -> Result<u64, ShareError> {
+    ) -> Result<Option<u64>, ShareError> {
+        let Some(etcd) = &self.etcd else {
+            return Ok(None);
+        };
         let value = functions::value(node, record).await?;
-        mirror::put::<Function>(&self.etcd, &record.name, value, new).await
+        let shared = mirror::put::<Function>(etcd, &record.name, value, new).await;
+        shared.map(Some)
     }
 
     /// Removes a function from etcd.
     pub(crate) async fn withdraw(&self, name: &str) -> Result<(), EtcdError> {
-        mirror::delete::<Function>(&self.etcd, name).await
+        match &self.etcd {
+            Some(etcd) => mirror::delete::<Function>(etcd, name).await,
+            None => Ok(()),
+        }
     }
 
     /// Takes over a function that this node doesn't know, if the fleet does.
     pub(crate) async fn fetch_function(&self, node: &Arc<Node>, name: &str) {
-        // An error has been logged, once, by who met it first.
-        let _ = mirror::fetch::<Function>(&self.etcd, node, name).await;
+        if let Some(etcd) = &self.etcd {
+            // An error has been logged, once, by who met it first.
+            let _ = mirror::fetch::<Function>(etcd, node, name).await;
+        }
     }
 
-    /// Puts a workflow into etcd; its revision since.
+    /// Puts a workflow into etcd; its revision since. Without etcd it is this node's alone.
     pub(crate) async fn share_workflow(
         &self,
         node: &Node,
         record: &Record,
         new: bool,
-    ) -> Result<u64, ShareError> {
+    ) -> Result<Option<u64>, ShareError> {
+        let Some(etcd) = &self.etcd else {
+            return Ok(None);
+        };
         let value = workflows::value(node, record);
-        mirror::put::<Workflow>(&self.etcd, &record.name, value, new).await
+        let shared = mirror::put::<Workflow>(etcd, &record.name, value, new).await;
+        shared.map(Some)
     }
 
     /// Removes a workflow from etcd.
     pub(crate) async fn withdraw_workflow(&self, name: &str) -> Result<(), EtcdError> {
-        mirror::delete::<Workflow>(&self.etcd, name).await
+        match &self.etcd {
+            Some(etcd) => mirror::delete::<Workflow>(etcd, name).await,
+            None => Ok(()),
+        }
     }
 
     /// Takes over a workflow that this node doesn't know, if the fleet does.
     pub(crate) async fn fetch_workflow(&self, node: &Arc<Node>, name: &str) {
-        // An error has been logged, once, by who met it first.
-        let _ = mirror::fetch::<Workflow>(&self.etcd, node, name).await;
+        if let Some(etcd) = &self.etcd {
+            // An error has been logged, once, by who met it first.
+            let _ = mirror::fetch::<Workflow>(etcd, node, name).await;
+        }
     }
 
-    /// Lets the fleet have the result of the call `id`, which is in the store, soon.
+    /// Lets the fleet have the result of the call `id`, which is in the store, soon. Without etcd it is
+    /// found where the call was accepted.
     pub(crate) fn share_result(&self, id: &str) {
-        self.outbox.add(id);
+        if self.etcd.is_some() {
+            self.outbox.add(id);
+        }
     }
 
     /// The result of a call that some node has run.
     pub(crate) async fn find_result(&self, id: &str) -> Result<Option<Vec<u8>>, EtcdError> {
-        results::find(&self.etcd, id).await
+        match &self.etcd {
+            Some(etcd) => results::find(etcd, id).await,
+            None => Ok(None),
+        }
     }
 }
 
 /// Joins the fleet with the API at `address`, if the node is to be in one. The functions of the
-/// fleet are known when this returns, if etcd answers.
+/// fleet are known when this returns, if there is an etcd and it answers.
 pub(crate) async fn start(node: &Arc<Node>, address: SocketAddr) -> Option<Running> {
     let federation = node.federation.as_ref()?;
-    let refresh = node.config.registry.monitoring_interval;
     let mut tasks = JoinSet::new();
+    if let Some(etcd) = &federation.etcd {
+        follow_etcd(node, etcd, &mut tasks).await;
+    }
+    let mut entry = own_entry(node, address);
+    let own = question::id(&entry.path());
+    let socket = datagram::bind(address.ip(), entry.udp_port).await;
+    let socket = socket.map(Arc::new);
+    if let Some(socket) = &socket {
+        // With port 0, the one that it got.
+        entry.udp_port = socket.local_addr().map_or(entry.udp_port, |it| it.port());
+    }
+    let leaving = CancellationToken::new();
+    let (inbox, registration) = match (&federation.etcd, &socket) {
+        (Some(etcd), _) => {
+            let kept = registration::keep(Arc::clone(etcd), entry, leaving.clone());
+            (None, tokio::spawn(kept))
+        }
+        (None, Some(socket)) => {
+            let (inbox, kept) = gossiping(node, entry, Arc::clone(socket), leaving.clone());
+            (Some(inbox), tokio::spawn(kept))
+        }
+        (None, None) => {
+            error!("without its port (registry.udp.port) this node can't be in a fleet");
+            (None, tokio::spawn(async {}))
+        }
+    };
+    if let Some(socket) = socket {
+        tasks.spawn(datagram::serve(Arc::clone(node), own, socket, inbox));
+    }
+    tasks.spawn(crate::qos::keep_planning(Arc::clone(node)));
+    tasks.spawn(ask::ask(Arc::clone(node), own, address.ip()));
+    Some(Running {
+        node: Arc::clone(node),
+        registration: AbortOnDropHandle::new(registration),
+        leaving,
+        _tasks: tasks,
+    })
+}
+
+/// Lets this node know what etcd has, from now on.
+async fn follow_etcd(node: &Arc<Node>, etcd: &Arc<Etcd>, tasks: &mut JoinSet<()>) {
+    let refresh = node.config.registry.monitoring_interval;
     let mut follow = |prefix, values| {
         let (sender, receiver) = mpsc::channel(CHANGES_MAX);
-        let etcd = Arc::clone(&federation.etcd);
+        let etcd = Arc::clone(etcd);
         tasks.spawn(follow::follow(etcd, prefix, values, refresh, sender));
         receiver
     };
@@ -229,28 +304,25 @@ pub(crate) async fn start(node: &Arc<Node>, address: SocketAddr) -> Option<Runni
     let owners = node.workflows.takeover.as_ref();
     let owners = owners.map(|_| follow(takeover::NODES, Values::Included));
     if let Some(owners) = owners {
-        takeover::start(node, owners, &mut tasks);
+        takeover::start(node, owners, tasks);
     }
     let (told, mut read) = watch::channel(false);
-    let etcd = Arc::clone(&federation.etcd);
-    let mirror = mirror::mirror::<Function>(Arc::clone(node), etcd, functions, told);
-    tasks.spawn(mirror);
-    let etcd = Arc::clone(&federation.etcd);
+    let (this, asked) = (Arc::clone(node), Arc::clone(etcd));
+    tasks.spawn(mirror::mirror::<Function>(this, asked, functions, told));
+    let (this, asked) = (Arc::clone(node), Arc::clone(etcd));
     let (told, _) = watch::channel(false);
-    let mirror = mirror::mirror::<Workflow>(Arc::clone(node), etcd, workflows, told);
-    tasks.spawn(mirror);
+    tasks.spawn(mirror::mirror::<Workflow>(this, asked, workflows, told));
     let this = Arc::clone(node);
     tasks.spawn(async move {
         while let (Some(change), Some(federation)) = (members.recv().await, &this.federation) {
             federation.members.change(change);
         }
     });
-    let this = Arc::clone(node);
+    let (this, etcd) = (Arc::clone(node), Arc::clone(etcd));
     tasks.spawn(async move {
         if let Some(federation) = &this.federation {
             let retention = this.config.async_calls.retention;
-            let (outbox, etcd) = (&federation.outbox, &federation.etcd);
-            outbox.send(etcd, &this.store, retention).await;
+            federation.outbox.send(&etcd, &this.store, retention).await;
         }
     });
     if tokio::time::timeout(FIRST_READ_MAX, read.wait_for(|read| *read))
@@ -260,23 +332,34 @@ pub(crate) async fn start(node: &Arc<Node>, address: SocketAddr) -> Option<Runni
         warn!("etcd doesn't tell which functions there are; starting with those known");
     }
     crate::objects::codes::keep_all(node, functions::ARCHIVE_MAX as u64);
-    let mut entry = own_entry(node, address);
-    let own = question::id(&entry.path());
-    if let Some(socket) = datagram::bind(address.ip(), entry.udp_port).await {
-        // With port 0, the one that it got.
-        entry.udp_port = socket.local_addr().map_or(entry.udp_port, |it| it.port());
-        tasks.spawn(datagram::serve(Arc::clone(node), own, socket));
-    }
-    tasks.spawn(crate::qos::keep_planning(Arc::clone(node)));
-    tasks.spawn(ask::ask(Arc::clone(node), own, address.ip()));
-    let leaving = CancellationToken::new();
-    let registration = registration::keep(Arc::clone(&federation.etcd), entry, leaving.clone());
-    Some(Running {
-        node: Arc::clone(node),
-        registration: AbortOnDropHandle::new(tokio::spawn(registration)),
-        leaving,
-        _tasks: tasks,
-    })
+}
+
+/// What keeps this node known to the others, as `entry`, where there is no etcd, and where it gets
+/// what they say.
+fn gossiping(
+    node: &Arc<Node>,
+    entry: Member,
+    socket: Arc<UdpSocket>,
+    leaving: CancellationToken,
+) -> (Inbox, impl Future<Output = ()> + use<>) {
+    let node = Arc::clone(node);
+    let secret = node.federation.as_ref().and_then(|it| it.secret.clone());
+    let (inbox, incoming) = Inbox::new(secret.clone());
+    let kept = async move {
+        let Some(federation) = &node.federation else {
+            return;
+        };
+        federation.offloader.tell_functions_of(&entry.path());
+        let gossip = Gossip {
+            own: entry,
+            members: &federation.members,
+            peers: &node.config.federation.peers,
+            secret,
+            socket,
+        };
+        gossip.run(incoming, leaving).await;
+    };
+    (inbox, kept)
 }
 
 impl Running {
@@ -326,7 +409,7 @@ fn unix_micros() -> u64 {
 
 /// This machine's address on the way to the world. Nothing is sent to find it.
 fn outbound_address() -> String {
-    let connected = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+    let connected = net::UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
         socket.connect("192.0.2.1:9")?;
         socket.local_addr()
     });

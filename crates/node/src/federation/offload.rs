@@ -6,7 +6,7 @@
 //! that found no connection, no room or no function has provably not.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,9 +21,12 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serverledge_api::{InvokeReply, Problem, QosClass};
 use serverledge_core::policy::Reason;
 
+use super::copies::{FUNCTION, Meant};
 use super::seal::Secret;
-use super::{Member, signature, unix_micros};
+use super::{Member, question, signature, unix_micros};
+use crate::catalog::Function;
 use crate::invoke::{Invocation, InvokeError};
+use crate::node::Node;
 
 /// How often a call has been sent on. Ours: the original sends nothing like it.
 pub(crate) const HOPS: HeaderName = HeaderName::from_static("serverledge-hops");
@@ -155,6 +158,8 @@ pub(crate) fn client() -> Client<HttpConnector, Full<Bytes>> {
 pub(super) struct Offloader {
     client: Client<HttpConnector, Full<Bytes>>,
     secret: Option<Secret>,
+    /// This node, as it is told where functions have to be got from it.
+    origin: OnceLock<String>,
     /// Members that couldn't be connected to, and until when they are left alone.
     broken: Mutex<BTreeMap<String, Instant>>,
 }
@@ -165,8 +170,15 @@ impl Offloader {
         Self {
             client: client(),
             secret,
+            origin: OnceLock::new(),
             broken: Mutex::default(),
         }
+    }
+
+    /// From now on, calls say which function they mean, and that this node has it, whose path is
+    /// given: there is no registry that would know.
+    pub(super) fn tell_functions_of(&self, path: &str) {
+        let _ = self.origin.set(hex::encode(question::id(path)));
     }
 
     /// Which of these members are left alone for now.
@@ -180,19 +192,25 @@ impl Offloader {
         keys.map(is_broken).collect()
     }
 
-    /// Runs a call of `function`, which may take `time_max`, on `member`.
+    /// Runs a call of `function` on `member`.
     pub(super) async fn send(
         &self,
+        node: &Node,
         member: &Member,
-        function: &str,
-        time_max: Duration,
+        function: &Function,
         invocation: &Invocation,
         along: &Along,
     ) -> Sent {
-        let request = match request(member, function, invocation, along) {
-            Ok(request) => self.signed(request),
+        let mut request = match request(member, &function.record.name, invocation, along) {
+            Ok(request) => request,
             Err(source) => return failed(member, source.into()),
         };
+        if let Some(origin) = self.origin.get()
+            && let Some(meant) = Meant::header(node, function, origin)
+        {
+            request.headers_mut().insert(FUNCTION, meant);
+        }
+        let request = self.signed(request);
         let sent = Instant::now();
         let exchange = async {
             let response =
@@ -211,7 +229,7 @@ impl Offloader {
                 .map_err(|source| failed(member, source))?;
             Ok((status, body.to_bytes()))
         };
-        let limit = time_max.saturating_add(ALLOWANCE);
+        let limit = function.timeout.saturating_add(ALLOWANCE);
         let answered = match tokio::time::timeout(limit, exchange).await {
             Err(_) => Err(Sent::Failed(InvokeError::TimedOut(limit))),
             Ok(answered) => answered,

@@ -32,15 +32,15 @@ impl Federation {
     /// Runs a call on `member`. `Ok(Err(_))` if it has provably not begun there.
     pub(crate) async fn send_to(
         &self,
+        node: &Node,
         member: &Member,
         function: &Function,
         invocation: &Invocation,
         along: &Along,
     ) -> Result<Result<InvokeReply, Reason>, InvokeError> {
-        let name = &function.record.name;
         let sent = self
             .offloader
-            .send(member, name, function.timeout, invocation, along)
+            .send(node, member, function, invocation, along)
             .await;
         match sent {
             Sent::Ran(reply) => Ok(Ok(reply)),

@@ -25,7 +25,7 @@ use sha2::{Digest as _, Sha256};
 use super::seal::{self, Purpose, Secret};
 
 /// What the original's nodes send.
-const PLAIN: &[u8] = b"A";
+pub(super) const PLAIN: &[u8] = b"A";
 
 /// Longest answer: what the original's nodes read, sealed or not.
 pub(super) const ANSWER_MAX: usize = 1024;

@@ -183,12 +183,11 @@ impl Route<'_> {
             };
             return (targets, None);
         };
-        let (name, timeout) = (&function.record.name, function.timeout);
         let offloader = &self.federation.offloader;
         let (qos, place) = (&self.node.qos, targets.choice());
         let held = qos.hold(function, place);
         let sent = offloader
-            .send(member, name, timeout, self.invocation, along)
+            .send(self.node, member, function, self.invocation, along)
             .await;
         drop(held);
         match &sent {
@@ -249,8 +248,7 @@ fn is_nodes_fault(error: &InvokeError) -> bool {
 impl Federation {
     /// The configured policy, if it looks beyond its node and there is a fleet.
     pub(crate) fn policy_of(config: &Config) -> Option<&'static dyn Policy> {
-        let in_fleet = !config.etcd.endpoints.is_empty();
-        policy::by_name(&config.scheduler.policy).filter(|_| in_fleet)
+        policy::by_name(&config.scheduler.policy).filter(|_| config.is_in_fleet())
     }
 
     /// The policy, if it looks beyond this node.

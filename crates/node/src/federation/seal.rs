@@ -14,6 +14,7 @@ pub(super) const BYTES: usize = 32;
 pub(super) enum Purpose {
     Datagram,
     Call,
+    Gossip,
 }
 
 /// The shared secret.
@@ -50,6 +51,7 @@ impl Secret {
         context.update(match purpose {
             Purpose::Datagram => b"serverledge datagram",
             Purpose::Call => b"serverledge call\0\0\0\0",
+            Purpose::Gossip => b"serverledge gossip\0\0",
         });
         for part in parts {
             context.update(&(part.len() as u64).to_be_bytes());

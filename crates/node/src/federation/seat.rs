@@ -1,5 +1,6 @@
 //! A seat in the fleet for who runs no functions: a load balancer. It is in the registry, sees who
-//! else is, and knows what functions need; it keeps none of their code.
+//! else is, and knows what functions need; it keeps none of their code. Without a registry it gossips,
+//! and knows the nodes alone.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,8 +17,9 @@ use tracing::debug;
 use super::etcd::{Entry, Etcd, Event, Values};
 use super::follow::{Change, follow};
 use super::mirror::Kind as _;
+use super::seal::Secret;
 use super::tls::TlsError;
-use super::{CHANGES_MAX, Member, Members, member, outbound_address, registration};
+use super::{CHANGES_MAX, Member, Members, gossip, member, outbound_address, registration};
 use crate::catalog::Function;
 use crate::config::Config;
 
@@ -35,11 +37,17 @@ pub(crate) enum News {
 /// Members by key in the registry; `None` until the registry has been read.
 pub(crate) type Seen = Option<Arc<BTreeMap<String, Arc<Member>>>>;
 
-/// What follows the registry.
+/// What follows the registry, or gossips.
 pub(crate) struct Seat {
-    etcd: Arc<Etcd>,
+    source: Source,
     refresh: Duration,
     tasks: JoinSet<()>,
+}
+
+/// Where it is known from who is there.
+enum Source {
+    Etcd(Arc<Etcd>),
+    Gossip(Arc<Members>),
 }
 
 /// An entry in the registry.
@@ -49,22 +57,47 @@ pub(crate) struct Entered {
 }
 
 impl Seat {
-    /// `None` without `etcd.address`.
+    /// `None` without `etcd.address` and `federation.peers`.
     pub(crate) fn new(config: &Config) -> Result<Option<Self>, TlsError> {
-        if config.etcd.endpoints.is_empty() {
+        if !config.is_in_fleet() {
             return Ok(None);
         }
+        let source = match config.etcd.endpoints.is_empty() {
+            true => Source::Gossip(Arc::default()),
+            false => Source::Etcd(Arc::new(Etcd::new(&config.etcd)?)),
+        };
         Ok(Some(Self {
-            etcd: Arc::new(Etcd::new(&config.etcd)?),
+            source,
             refresh: config.balancer.refresh_interval,
             tasks: JoinSet::new(),
         }))
     }
 
+    /// Whether there is no registry, so that nodes don't know each other's functions and results.
+    pub(crate) fn is_without_registry(&self) -> bool {
+        matches!(self.source, Source::Gossip(_))
+    }
+
     /// Who is there, from now on.
     pub(crate) fn members(&mut self) -> watch::Receiver<Seen> {
-        let mut changes = self.follow(member::PREFIX, Values::Included);
         let (sender, receiver) = watch::channel(None);
+        let etcd = match &self.source {
+            Source::Etcd(etcd) => Arc::clone(etcd),
+            Source::Gossip(members) => {
+                let mut news = members.subscribe();
+                self.tasks.spawn(async move {
+                    loop {
+                        let all = Arc::clone(&news.borrow_and_update());
+                        sender.send_replace(Some(all));
+                        if news.changed().await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                return receiver;
+            }
+        };
+        let mut changes = self.follow(&etcd, member::PREFIX, Values::Included);
         self.tasks.spawn(async move {
             let members = Members::default();
             while let Some(change) = changes.recv().await {
@@ -78,10 +111,13 @@ impl Seat {
         receiver
     }
 
-    /// What functions there are, from now on.
+    /// What functions there are, from now on, if there is a registry.
     pub(crate) fn functions(&mut self, tell: impl Fn(News) + Send + Sync + 'static) {
-        let mut changes = self.follow(Function::PREFIX, Values::Left);
-        let etcd = Arc::clone(&self.etcd);
+        let Source::Etcd(etcd) = &self.source else {
+            return;
+        };
+        let etcd = Arc::clone(etcd);
+        let mut changes = self.follow(&etcd, Function::PREFIX, Values::Left);
         self.tasks.spawn(async move {
             let mut known: BTreeMap<String, u64> = BTreeMap::new();
             while let Some(change) = changes.recv().await {
@@ -97,9 +133,14 @@ impl Seat {
         });
     }
 
-    fn follow(&mut self, prefix: &'static str, values: Values) -> mpsc::Receiver<Change> {
+    fn follow(
+        &mut self,
+        etcd: &Arc<Etcd>,
+        prefix: &'static str,
+        values: Values,
+    ) -> mpsc::Receiver<Change> {
         let (sender, receiver) = mpsc::channel(CHANGES_MAX);
-        let etcd = Arc::clone(&self.etcd);
+        let etcd = Arc::clone(etcd);
         self.tasks
             .spawn(follow(etcd, prefix, values, self.refresh, sender));
         receiver
@@ -122,15 +163,29 @@ impl Seat {
             is_balancer: true,
             host,
             api_port: address.port(),
-            // The original writes one too, and listens on none.
+            // The original writes one too. Listened on where there is no registry.
             udp_port: config.registry.udp_port,
             architecture: architecture.to_owned(),
         };
         let leaving = CancellationToken::new();
-        let task = registration::keep(Arc::clone(&self.etcd), entry, leaving.clone());
+        let task = match &self.source {
+            Source::Etcd(etcd) => {
+                let kept = registration::keep(Arc::clone(etcd), entry, leaving.clone());
+                tokio::spawn(kept)
+            }
+            Source::Gossip(members) => {
+                let (members, secret) = (Arc::clone(members), config.federation.secret.clone());
+                let (peers, leaving) = (config.federation.peers.clone(), leaving.clone());
+                tokio::spawn(async move {
+                    let secret = secret.map(|secret| Secret::new(&secret.0));
+                    let wanted = SocketAddr::new(address.ip(), entry.udp_port);
+                    gossip::take_part(entry, &members, &peers, secret, wanted, leaving).await;
+                })
+            }
+        };
         Entered {
             leaving,
-            task: AbortOnDropHandle::new(tokio::spawn(task)),
+            task: AbortOnDropHandle::new(task),
         }
     }
 }

@@ -8,13 +8,15 @@
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request};
 
+use super::copies::FUNCTION;
 use super::offload::{HOPS, REQUEST_ID};
 use super::question::AGE_MAX;
 use super::seal::{Purpose, Secret};
 
 const SIGNATURE: HeaderName = HeaderName::from_static("serverledge-signature");
 
-/// What a signature covers of the headers: what others are believed only with one.
+/// What a signature covers of the headers: what others are believed only with one. [`FUNCTION`] is
+/// covered as well, where there is one.
 const COVERED: [HeaderName; 2] = [HOPS, REQUEST_ID];
 
 /// Signs `request`, whose body is `body`, as of `now`, microseconds since 1970.
@@ -64,14 +66,22 @@ fn seal_parts<T>(
     seal: impl FnOnce(&[&[u8]]) -> T,
 ) -> T {
     let covered = COVERED.map(|name| headers.get(name).map_or(&[][..], HeaderValue::as_bytes));
-    seal(&[
+    let time = time.to_be_bytes();
+    let parts = [
         method.as_str().as_bytes(),
         path.as_bytes(),
-        &time.to_be_bytes(),
+        &time,
         covered[0],
         covered[1],
         body,
-    ])
+    ];
+    match headers.get(FUNCTION) {
+        None => seal(&parts),
+        Some(function) => {
+            let [method, path, time, hops, id, body] = parts;
+            seal(&[method, path, time, hops, id, body, function.as_bytes()])
+        }
+    }
 }
 
 #[cfg(test)]
@@ -119,6 +129,9 @@ mod tests {
                 "{value}"
             );
         }
+        let mut more = headers.clone();
+        more.insert(FUNCTION, HeaderValue::from_static("of somebody else"));
+        assert!(!check(&secret, Method::POST, "/invoke/f", &more, b"{}"));
         let mut without = headers.clone();
         without.remove(SIGNATURE);
         assert!(!check(&secret, Method::POST, "/invoke/f", &without, b"{}"));

@@ -3,6 +3,7 @@
 //! Where the original's clients know a body (`Function unknown`), it is kept to the letter. All
 //! other errors are `application/problem+json` (RFC 9457): what was wrong, where, what to do.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -65,6 +66,9 @@ pub(crate) enum ApiError {
     Unsigned,
     #[error("this node has no code {0}")]
     NoCode(String),
+    // Not found, for the node that has sent the call: it has not begun here.
+    #[error("the function that is meant could not be got from the node that sent the call: {0}")]
+    NotCopied(Arc<str>),
     #[error("the image {image} can't be had: {}", error.chain())]
     Image { image: String, error: ImageError },
     #[error("the store failed")]
@@ -224,6 +228,7 @@ impl ApiError {
             Self::Pull(_) => (503, "code not pulled", "try again later"),
             Self::Unsigned => (403, "not for you", "see federation.secret"),
             Self::NoCode(_) => (404, "no such code", ""),
+            Self::NotCopied(_) => (404, "function not copied", ""),
             Self::Share(ShareError::Etcd(_)) => (
                 503,
                 "etcd is away",

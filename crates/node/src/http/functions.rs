@@ -73,7 +73,7 @@ async fn install(node: &Arc<Node>, spec: FunctionSpec, update: bool) -> Result<R
     check_code(node, &record).await?;
     if let Some(federation) = &node.federation {
         let shared = federation.share(node, &record, !update).await;
-        record.shared = Some(shared.map_err(|error| not_shared(error, &spec.name))?);
+        record.shared = shared.map_err(|error| not_shared(error, &spec.name))?;
     }
     put_in_place(node, record).await?;
     Ok(json(&Created { name: &spec.name }))
@@ -136,6 +136,40 @@ pub(crate) async fn adopt(
     };
     check_code(node, &record).await?;
     put_in_place(node, record).await
+}
+
+/// Makes a function of another node, whose key is `holder`, fit to be called here. It is handed to
+/// `keep` before anybody can take its code for unused, and is none of this node's own.
+pub(crate) async fn copy(
+    node: &Arc<Node>,
+    spec: FunctionSpec,
+    holder: &str,
+    keep: impl FnOnce(&Arc<Function>),
+) -> Result<Arc<Function>, ApiError> {
+    let mut record = check(node, &spec)?;
+    record.architectures = spec.supported_archs.unwrap_or_default();
+    let digest = match spec.code_digest.as_str() {
+        "" => None,
+        digest => Some(Digest::parse(digest).map_err(ApiError::Code)?),
+    };
+    let archive = match &digest {
+        None => None,
+        Some(digest) => pull_code(node, digest, holder).await?,
+    };
+    let _guard = lock(node, &record.name).await;
+    if archive.is_some() {
+        store_code(node, archive).await?;
+    }
+    if let Some(gone) = digest.as_ref().filter(|digest| !node.code.has(digest)) {
+        return Err(ApiError::NoCode(gone.to_string()));
+    }
+    record.code = digest.map(|digest| digest.as_str().to_owned());
+    check_code(node, &record).await?;
+    let function = Arc::new(node.function(record).ok_or(ApiError::InvalidRuntime)?);
+    keep(&function);
+    node.pool.expect(&function);
+    node.pool.prepare(&function);
+    Ok(function)
 }
 
 /// Removes a function that etcd hasn't under this revision, unless something newer is known.

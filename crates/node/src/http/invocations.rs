@@ -1,5 +1,6 @@
 //! `/invoke`, `/poll`, `/prewarm`, `/status`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use super::error::ApiError;
 use super::{Body, JSON, Reply, json, path, reply};
 use crate::catalog::Function;
 use crate::detached::Detached;
+use crate::federation::copies::Meant;
 use crate::federation::offload::{Along, HOPS, IDEMPOTENCY_KEY, REQUEST_ID};
 use crate::federation::route::{header, route};
 use crate::invoke::{Invocation, InvokeError, invoke as run, unix_now};
@@ -35,15 +37,13 @@ pub(super) async fn invoke(
     body: Body,
 ) -> Result<Reply, ApiError> {
     let arrival = Instant::now();
-    let function = match function(node, raw_name) {
-        Some(function) => function,
-        None => fleet_function(node, raw_name).await?,
-    };
+    let (known, meant) = named(node, raw_name, headers).await?;
     let body = body.read().await?;
     let request: InvokeRequest = serverledge_api::decode(&body)?;
     let params = request.params.as_ref();
     let params = params.map_or("null", |params| params.get()).as_bytes();
     let has_hopped = has_hopped(node, raw_name, headers, &body);
+    let function = chosen(node, raw_name, known, meant.filter(|_| has_hopped)).await?;
     let given_id = given_id(headers).filter(|_| has_hopped);
     let request_id = given_id.unwrap_or_else(|| node.request_id(&function.record.name));
     let can_offload = request.can_do_offloading && !has_hopped;
@@ -219,6 +219,45 @@ pub(super) fn status(node: &Node) -> Reply {
 
 fn function(node: &Node, raw_name: &str) -> Option<Arc<Function>> {
     path::names(raw_name).find_map(|name| node.catalog.function(&name))
+}
+
+/// What this node means by a name.
+async fn current(node: &Arc<Node>, raw_name: &str) -> Result<Arc<Function>, ApiError> {
+    match function(node, raw_name) {
+        Some(function) => Ok(function),
+        None => fleet_function(node, raw_name).await,
+    }
+}
+
+/// What a call's name means here, or what the call says that it means: which it is depends on whether
+/// to believe it.
+async fn named(
+    node: &Arc<Node>,
+    raw_name: &str,
+    headers: &HeaderMap,
+) -> Result<(Option<Arc<Function>>, Option<Meant>), ApiError> {
+    match node.federation.as_ref().and_then(|it| it.meant(headers)) {
+        None => Ok((Some(current(node, raw_name).await?), None)),
+        meant => Ok((None, meant)),
+    }
+}
+
+/// What is run, of what [`named`] gives.
+async fn chosen(
+    node: &Arc<Node>,
+    raw_name: &str,
+    known: Option<Arc<Function>>,
+    meant: Option<Meant>,
+) -> Result<Arc<Function>, ApiError> {
+    match (known, &node.federation, meant) {
+        (Some(function), _, _) => Ok(function),
+        (None, Some(federation), Some(meant)) => {
+            let names = path::names(raw_name).map(Cow::into_owned).collect();
+            let found = federation.function_meant(node, &meant, names).await;
+            found.map_err(ApiError::NotCopied)
+        }
+        _ => current(node, raw_name).await,
+    }
 }
 
 /// A function that another node may have registered a moment ago.

@@ -125,9 +125,8 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
         allow(&head.method, Method::GET)?;
         return invocations::poll(&node, id).await;
     }
-    if let Some(digest) = path.strip_prefix(crate::federation::code::PATH) {
-        allow(&head.method, Method::GET)?;
-        return fleet::code(&node, digest, &head.headers).await;
+    if let Some(routed) = fleet::route(&node, &head.method, path, &head.headers).await {
+        return routed;
     }
     match path {
         "/create" | "/update" => {
@@ -150,10 +149,6 @@ async fn route(node: Arc<Node>, request: Request<Incoming>) -> Result<Reply, Api
         "/v1/policy" => {
             allow(&head.method, Method::GET)?;
             Ok(json(&crate::qos::shown(&node)))
-        }
-        "/v1/nodes" => {
-            allow(&head.method, Method::GET)?;
-            Ok(fleet::nodes(&node))
         }
         "/status" => {
             allow(&head.method, Method::GET)?;

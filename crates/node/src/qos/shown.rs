@@ -144,7 +144,7 @@ pub(crate) fn shown(node: &Node) -> Shown {
         (spending, state.failure.clone())
     };
     let no_plan = match (qos.is_active, &planned) {
-        (false, _) => Some("only qosaware plans, in a fleet (etcd.address)"),
+        (false, _) => Some("only qosaware plans, in a fleet (etcd.address or federation.peers)"),
         (true, None) => Some("the first plan is not made yet (solver.evalinterval)"),
         (true, Some(_)) => None,
     };

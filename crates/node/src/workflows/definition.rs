@@ -317,7 +317,7 @@ pub async fn register(
     let mut compiled = compiled;
     if let Some(federation) = &node.federation {
         let shared = federation.share_workflow(node, &compiled.0.record, !overwrite);
-        compiled.0.record.shared = Some(shared.await?);
+        compiled.0.record.shared = shared.await?;
     }
     keep(node, compiled, former.as_deref()).await
 }

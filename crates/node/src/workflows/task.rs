@@ -292,7 +292,7 @@ impl Attempt {
                 mark.await;
             }
             match fleet
-                .send_to(&member, function, &invocation, &along)
+                .send_to(&self.node, &member, function, &invocation, &along)
                 .await?
             {
                 Ok(reply) => {

@@ -201,6 +201,107 @@ fn the_registry_may_be_away_for_the_length_of_a_test() {
     until_known(&fleet, "new", &["milan", "cloud"]);
 }
 
+/// The keys of the members that a node sees, sorted.
+fn seen_by(fleet: &Fleet, node: &str) -> Vec<String> {
+    let nodes = fleet.send(node, "GET", "/v1/nodes", &Value::Null);
+    let nodes = nodes.unwrap().json().unwrap();
+    let nodes = nodes.as_array().unwrap();
+    let mut keys: Vec<_> = nodes
+        .iter()
+        .map(|it| it["Key"].as_str().unwrap().to_owned())
+        .collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[track_caller]
+fn until_seen(fleet: &Fleet, node: &str, expected: &[&str]) {
+    eventually(&format!("{node} to see {expected:?}"), || {
+        (seen_by(fleet, node) == expected).then_some(())
+    });
+}
+
+#[track_caller]
+fn until_runs_in_the_cloud(fleet: &Fleet, at: &str) {
+    eventually("the cloud to be used", || {
+        let reply = call(fleet, at, "large", json!({}));
+        (reply.status == 200 && ran_at(&reply) == "cloud").then_some(())
+    });
+}
+
+#[test]
+fn without_a_registry_sites_find_each_other_part_and_find_each_other_again() {
+    let lossy = Link::delay(20 * MS).jitter(2 * MS).loss(0.05);
+    let plan = continuum().to_the_cloud(lossy).without_registry();
+    let mut fleet = start(plan.set("federation.secret", "the secret of one fleet"));
+    let all = ["cloud", "milan", "rome", "turin"];
+    for node in all {
+        until_seen(&fleet, node, &all);
+    }
+    create(&fleet, "milan", &large("large"));
+    create(&fleet, "rome", &large("large"));
+    until_runs_in_the_cloud(&fleet, "milan");
+    until_runs_in_the_cloud(&fleet, "rome");
+
+    // In two halves, of which one has nobody that the others were told of at first.
+    for (one, other) in [
+        ("milan", "turin"),
+        ("milan", "cloud"),
+        ("rome", "turin"),
+        ("rome", "cloud"),
+    ] {
+        fleet.network().cut(one, other).unwrap();
+    }
+    for node in ["milan", "rome"] {
+        until_seen(&fleet, node, &["milan", "rome"]);
+    }
+    for node in ["turin", "cloud"] {
+        until_seen(&fleet, node, &["cloud", "turin"]);
+    }
+    let refused = call(&fleet, "milan", "large", json!({}));
+    assert_ne!(refused.status, 200);
+
+    for node in ["milan", "rome"] {
+        fleet.network().heal(node).unwrap();
+    }
+    for node in all {
+        until_seen(&fleet, node, &all);
+    }
+    until_runs_in_the_cloud(&fleet, "rome");
+
+    // One that dies, and starts again.
+    fleet.kill("cloud").unwrap();
+    for node in ["milan", "rome", "turin"] {
+        until_seen(&fleet, node, &["milan", "rome", "turin"]);
+    }
+    fleet.restart("cloud").unwrap();
+    for node in all {
+        until_seen(&fleet, node, &all);
+    }
+    until_runs_in_the_cloud(&fleet, "milan");
+}
+
+#[test]
+fn the_demonstration_does_without_etcd() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_serverledge"))
+        .args(["demo", "fleet", "--edges", "2", "--no-etcd"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(demo.stdin.take());
+    let output = demo.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    for expected in [
+        "deployed greet (64 MB) at edge-1, edge-2",
+        "called   greet at edge-2: ran at edge-2, cold",
+        "called   think at edge-2: ran at cloud-1",
+    ] {
+        assert!(said.contains(expected), "lacks {expected:?}:\n{said}");
+    }
+}
+
 #[test]
 fn the_demonstration_shows_a_continuum_and_obeys() {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_serverledge"))

@@ -26,6 +26,7 @@ mod documents;
 mod etcd;
 mod examples;
 mod fleet;
+mod gossip;
 mod hostile;
 mod image;
 mod java;

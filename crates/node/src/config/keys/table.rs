@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::Effect::{None as NoEffect, Set as Sets};
 use super::Set::{
     Bool, Choice, Class, Duration, Endpoints, Hosts, Integer, Ipv4Networks, Location, Locations,
-    Networks, Number, Path, Paths, RegionCost, RuntimeImage, RuntimeLanguage, RuntimePath, Size,
-    Text,
+    Networks, Number, Path, Paths, Peers, RegionCost, RuntimeImage, RuntimeLanguage, RuntimePath,
+    Size, Text,
 };
 use serverledge_core::NetworkPolicy;
 use serverledge_core::balancer::{ArchitecturePolicy, BanditKind, TargetPolicy};
@@ -339,6 +339,8 @@ pub(super) static KEYS: &[Key] = &[
         Sets(Duration(0.0..=300.0, |c, v| c.object_store.upload_wait = v)),
         "How long registering a function waits for its code to be put into the store; that goes on \
          afterwards."),
+    key("federation.peers", "", Sets(Peers(|c, v| c.federation.peers = v)),
+        "Some nodes of a fleet without etcd, by host and registry.udp.port (or host:port)."),
     key("cloud.server.url", "", NoEffect(DEAD),
         "Documented by the original, which does not have it."),
     key("factory.images.refresh", "false", NoEffect(IMAGES), "Pull images that are there already."),

@@ -11,7 +11,9 @@ use crate::workflows::error::StartError;
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
     /// There is no etcd.
-    #[error("this node is in no fleet (etcd.address): there is nothing to be resumed")]
+    #[error(
+        "executions go from node to node by way of etcd (etcd.address), and this node has none"
+    )]
     NoFleet,
     /// Other nodes couldn't go on with it.
     #[error("the workflow has no form that goes from node to node")]

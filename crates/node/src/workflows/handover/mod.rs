@@ -41,6 +41,7 @@ use self::remote::Sent;
 use super::definition::Workflow;
 use super::original::serialized as form;
 use super::{StartOptions, express};
+use crate::federation::etcd::Etcd;
 use crate::federation::offload::Along;
 use crate::federation::{Federation, Member};
 use crate::node::Node;
@@ -79,12 +80,15 @@ pub(crate) struct Executed {
     pub(crate) scheduling: Duration,
 }
 
-/// Whether executions of a workflow go this way: it is wanted, there is a fleet, and the workflow has
+/// Whether executions of a workflow go this way: it is wanted, there is an etcd, and the workflow has
 /// the original's form, so that every node of the fleet can go on with it.
 pub(crate) fn applies(node: &Node, workflow: &Workflow, can_offload: bool) -> bool {
     let is_wanted = can_offload && node.workflows.places.is_on();
     (is_wanted || node.config.workflow.always_save_progress)
-        && node.federation.is_some()
+        && node
+            .federation
+            .as_ref()
+            .is_some_and(|it| it.etcd().is_some())
         && form(node, &workflow.record).is_some()
 }
 
@@ -94,12 +98,14 @@ pub(crate) async fn execute(
     workflow: &Arc<Workflow>,
     request: Request,
 ) -> Result<Executed, HandoverError> {
-    let federation = node.federation.as_ref().ok_or(HandoverError::NoFleet)?;
+    let federation = node.federation.as_ref();
+    let etcd = federation.and_then(Federation::etcd);
+    let etcd = etcd.ok_or(HandoverError::NoFleet)?;
     let form = form(node, &workflow.record).ok_or(HandoverError::NoForm)?;
     if !is_id(&request.req_id) {
         return Err(HandoverError::Id);
     }
-    let mut handover = Handover::new(node, workflow, federation, &form, request)?;
+    let mut handover = Handover::new(node, workflow, etcd, &form, request)?;
     if handover.request.resume.is_some() {
         handover.take_over().await?;
     }
@@ -149,7 +155,7 @@ impl<'a> Handover<'a> {
     fn new(
         node: &'a Arc<Node>,
         workflow: &'a Arc<Workflow>,
-        federation: &'a Federation,
+        etcd: &'a Etcd,
         form: &SerializedWorkflow,
         request: Request,
     ) -> Result<Self, HandoverError> {
@@ -174,7 +180,7 @@ impl<'a> Handover<'a> {
                 ready: vec![start.clone()],
                 epoch: None,
             },
-            kept: Kept::new(federation.etcd(), &request.req_id),
+            kept: Kept::new(etcd, &request.req_id),
             outputs: BTreeMap::new(),
             plan: Plan::default(),
             shunned: BTreeSet::new(),
