@@ -16,6 +16,7 @@ use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
+use super::handler;
 use super::host::{Budget, Capture, Host, Surplus};
 use super::network::{Network, Reach};
 use super::program::{Form, Program};
@@ -23,7 +24,7 @@ use crate::types::FunctionError;
 use crate::{Call, CallError, Reply, lock};
 
 /// Longest result, bytes: as long as one from another runtime may be.
-const RESULT_BYTES_MAX: usize = 56 << 20;
+pub(super) const RESULT_BYTES_MAX: usize = 56 << 20;
 /// What is kept of a function's output; the rest is dropped.
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
 /// How much of the output, or of an answer that is a failure, is put into an error.
@@ -76,6 +77,14 @@ impl Running {
         let ended = match &self.program.form {
             Form::Module { .. } | Form::Command(_) => self.command(&mut store).await,
             Form::Http(_) => self.http(&mut store, &call).await,
+            Form::Handler(pre) => {
+                let Limits {
+                    function,
+                    memory_mb,
+                    ..
+                } = &*self.limits;
+                handler::run(pre, &mut store, &call, function, *memory_mb).await
+            }
         };
         let outcome = match ended {
             Ok(Ended::Result(result)) => Ok(encoded(result)),
@@ -109,8 +118,8 @@ impl Running {
             .env("MEMORY_MB", self.limits.memory_mb.to_string())
             .stderr(self.output.clone());
         match self.program.form {
-            Form::Http(_) => wasi.stdout(self.output.clone()),
-            _ => wasi
+            Form::Http(_) | Form::Handler(_) => wasi.stdout(self.output.clone()),
+            Form::Module { .. } | Form::Command(_) => wasi
                 .stdin(MemoryInputPipe::new(Bytes::from_owner(Arc::clone(
                     &call.params,
                 ))))
@@ -133,7 +142,7 @@ impl Running {
                 let command = pre.instantiate_async(&mut *store).await?;
                 command.wasi_cli_run().call_run(&mut *store).await
             }
-            Form::Http(_) => Ok(Err(())),
+            Form::Http(_) | Form::Handler(_) => Ok(Err(())),
         };
         match ended {
             Ok(Ok(())) => Ok(Ended::Result(self.result.take())),
@@ -233,7 +242,7 @@ impl Running {
 }
 
 /// How a call ended without being stopped.
-enum Ended {
+pub(super) enum Ended {
     Result(Vec<u8>),
     Failure(FunctionError),
 }
@@ -308,11 +317,11 @@ async fn collect(answer: oneshot::Receiver<Answer>) -> Result<Vec<u8>, FunctionE
     }
 }
 
-fn too_large() -> String {
+pub(super) fn too_large() -> String {
     format!("the result is larger than {RESULT_BYTES_MAX} bytes")
 }
 
-fn error(kind: &str, message: String) -> FunctionError {
+pub(super) fn error(kind: &str, message: String) -> FunctionError {
     FunctionError {
         kind: kind.to_owned(),
         message,

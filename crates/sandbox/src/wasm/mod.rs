@@ -1,11 +1,12 @@
 //! Functions compiled to WebAssembly, run within this process by Wasmtime.
 //!
-//! Two forms of code. A *WASI command* (a core module for `wasm32-wasip1` with `_start`, or a
+//! Three forms of code. A *WASI command* (a core module for `wasm32-wasip1` with `_start`, or a
 //! component that exports `wasi:cli/run`) gets the parameters on its standard input and answers on
 //! its standard output; what it writes to standard error is its output. A component that exports
 //! `wasi:http/incoming-handler` gets a `POST /` with the parameters and answers with the body of
-//! its response. Either way each call has an instance of its own: nothing survives a call, and a
-//! function that fails takes nothing with it.
+//! its response. A component that exports our own interface (`handler`) has one function for it.
+//! Each call has an instance of its own, whatever the form: nothing survives a call, and a function
+//! that fails takes nothing with it.
 //!
 //! A module is compiled once, in a process with limits (`compiler`; `Cache` keeps the result on disk),
 //! and shared by all sandboxes of its code, so a sandbox is little more than limits. A call begins on the thread of its caller;
@@ -19,6 +20,7 @@ mod call;
 mod code;
 mod compiler;
 mod engine;
+mod handler;
 mod host;
 mod image;
 mod network;

@@ -14,12 +14,15 @@ use super::cache::Key;
 use super::code;
 use super::compiler::Compiled;
 use super::engine::Machine;
+use super::handler::{self, FunctionPre};
 use super::host::Host;
 use crate::types::FunctionError;
 use crate::{CreateError, lock};
 
 /// How many modules are remembered that can't be compiled.
 const FAULTS_MAX: usize = 256;
+/// How many of a component's exports are named when it has none that is known.
+const EXPORTS_SHOWN_MAX: usize = 3;
 
 /// Compiled code, linked as far as it goes without an instance.
 pub(super) struct Program {
@@ -38,6 +41,8 @@ pub(super) enum Form {
     Command(CommandPre<Host>),
     /// A component with `wasi:http/incoming-handler`.
     Http(ProxyPre<Host>),
+    /// A component with our own interface.
+    Handler(FunctionPre<Host>),
 }
 
 /// The programs that are in use.
@@ -231,13 +236,30 @@ fn command(machine: &Machine, module: &Module) -> wasmtime::Result<Form> {
 
 fn of_component(machine: &Machine, component: &Component) -> wasmtime::Result<Form> {
     let pre = machine.component_linker.instantiate_pre(component)?;
+    if let Ok(handler) = FunctionPre::new(pre.clone()) {
+        return Ok(Form::Handler(handler));
+    }
     if let Ok(proxy) = ProxyPre::new(pre.clone()) {
         return Ok(Form::Http(proxy));
     }
-    CommandPre::new(pre).map(Form::Command).map_err(|error| {
-        let why = "it exports neither `wasi:cli/run` nor `wasi:http/incoming-handler` of WASI 0.2";
-        error.context(why)
-    })
+    if let Ok(command) = CommandPre::new(pre) {
+        return Ok(Form::Command(command));
+    }
+    let component_type = component.component_type();
+    let exports = component_type.exports(&machine.engine);
+    let exports: Vec<String> = exports
+        .take(EXPORTS_SHOWN_MAX)
+        .map(|(name, _)| format!("`{name}`"))
+        .collect();
+    let exports = match exports.is_empty() {
+        true => "nothing".to_owned(),
+        false => exports.join(", "),
+    };
+    Err(wasmtime::format_err!(
+        "it exports {exports}, but none of what makes a component a function: `{}` \
+         (sdk/wasm/serverledge.wit), or `wasi:cli/run` or `wasi:http/incoming-handler` of WASI 0.2",
+        handler::EXPORT
+    ))
 }
 
 fn explained(error: &wasmtime::Error) -> FunctionError {
