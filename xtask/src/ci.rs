@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::{cargo, setup, suite, tidy};
+use crate::{cargo, registries, setup, suite, tidy};
 
 /// How much is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ struct Step {
 const BOTH: &[Scope] = &[Scope::Everything, Scope::Fast];
 const EVERYTHING: &[Scope] = &[Scope::Everything];
 
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     Step {
         name: "set-up",
         run: setup::packages,
@@ -68,6 +68,12 @@ const STEPS: [Step; 12] = [
         name: "get Go's",
         run: setup::go_modules,
         advice: "Go's module proxy must be reachable, once on a machine",
+        scopes: EVERYTHING,
+    },
+    Step {
+        name: "get npm's",
+        run: registries::install,
+        advice: "npm's and PyPI's registries must be reachable, once a checkout",
         scopes: EVERYTHING,
     },
     Step {

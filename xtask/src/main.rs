@@ -7,6 +7,7 @@
 mod bench;
 mod ci;
 mod dist;
+mod registries;
 mod setup;
 mod suite;
 mod tidy;

@@ -13,6 +13,17 @@ use tempfile::TempDir;
 const NEEDED: &[(&[&str], &str)] = &[
     (&["/usr/bin/python3"], "python3"),
     (&["/usr/bin/node"], "nodejs"),
+    (&["/usr/bin/npm"], "npm"),
+    // For Lambda's client for Node.js, which is compiled.
+    (&["/usr/include/node/node_api.h"], "libnode-dev"),
+    (&["/usr/bin/cmake"], "cmake"),
+    (&["/usr/bin/make"], "make"),
+    (&["/usr/bin/xz"], "xz-utils"),
+    (
+        // Its files are in a directory of Python's version.
+        &["/var/lib/dpkg/info/python3-venv.list"],
+        "python3-venv",
+    ),
     (&["/usr/bin/javac"], "default-jdk-headless"),
     // For the example of machine learning.
     (

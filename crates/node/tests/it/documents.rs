@@ -10,17 +10,20 @@ use std::process::{Command, Output};
 
 use crate::support::{balancer, node};
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+pub(crate) const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const SERVERLEDGE: &str = env!("CARGO_BIN_EXE_serverledge");
 
 /// Documents whose commands stand alone. Others have a test of their own.
-const DOCUMENTS: [&str; 3] = ["README.md", "CONTRIBUTING.md", "docs/webassembly.md"];
+const DOCUMENTS: [&str; 2] = ["README.md", "CONTRIBUTING.md"];
 
 /// The load balancer's, which needs one.
 const BALANCER: &str = "docs/load-balancer.md";
 
+/// Whose commands are run in `components`.
+pub(crate) const WEBASSEMBLY: &str = "docs/webassembly.md";
+
 /// The lines of all blocks in this language, joined where they are continued.
-fn blocks(document: &str, language: &str) -> Vec<String> {
+pub(crate) fn blocks(document: &str, language: &str) -> Vec<String> {
     let text = std::fs::read_to_string(Path::new(ROOT).join(document)).expect("a document");
     let mut lines: Vec<String> = Vec::new();
     let mut inside = false;
@@ -56,8 +59,14 @@ fn client() -> PathBuf {
     client
 }
 
+/// What functions are compiled with that come from npm and PyPI.
+const COMPILERS: [&str; 2] = [
+    "target/javascript/node_modules/.bin/",
+    "target/python/bin/componentize-py",
+];
+
 /// What is typed in place of a command of the documents; `None` if it isn't for a test.
-fn typed(command: &str) -> Option<String> {
+pub(crate) fn typed(command: &str) -> Option<String> {
     let client = client();
     if let Some(arguments) = command.strip_prefix("cargo run --release -- ") {
         // As it stands there it would serve until Ctrl-C.
@@ -80,15 +89,23 @@ fn typed(command: &str) -> Option<String> {
             let command = command.replace("target/release/serverledge-cli", &client);
             Some(command.replace("target/release/serverledge", SERVERLEDGE))
         }
+        // What the set-up has installed.
+        Some("npm" | "python3" | "target/python/bin/pip") => None,
         // A compiler of functions.
         Some("javac" | "clang" | "rustc") => Some(command.to_owned()),
+        Some(program) if program.starts_with(COMPILERS[0]) || program == COMPILERS[1] => {
+            Some(command.to_owned())
+        }
         _ => panic!("no rule for the command `{command}`: say here how it is run"),
     }
 }
 
-fn run(command: &str, port: u16, storage: &Path) -> Output {
+/// How long a command may take, seconds. Some compile an interpreter.
+const PATIENCE: &str = "600";
+
+pub(crate) fn run(command: &str, port: u16, storage: &Path) -> Output {
     Command::new("timeout")
-        .args(["60", "sh", "-c", command])
+        .args([PATIENCE, "sh", "-c", command])
         .current_dir(ROOT)
         .env("SERVERLEDGE_PORT", port.to_string())
         .env("SERVERLEDGE_STORAGE_PATH", storage)
@@ -167,7 +184,7 @@ fn settings_in_the_documents_exist() {
         .output()
         .expect("running the node");
     let known = String::from_utf8_lossy(&output.stdout);
-    let others = [BALANCER, "docs/fleet.md", "docs/workflows.md"];
+    let others = [BALANCER, WEBASSEMBLY, "docs/fleet.md", "docs/workflows.md"];
     for document in DOCUMENTS.into_iter().chain(others) {
         for line in blocks(document, "yaml") {
             let key = line.split(':').next().unwrap_or_default().trim();

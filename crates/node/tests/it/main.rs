@@ -17,6 +17,7 @@ mod balancer;
 mod code;
 mod code_url;
 mod compiled;
+mod components;
 mod config;
 mod confined;
 mod continuum;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::http::Response;
-use crate::support::wasm::{EXAMPLES, body, compile, http_example};
+use crate::support::wasm::{EXAMPLES, artifact, body, compile, http_example};
 use crate::support::{Node, eventually, node, python};
 
 /// A WASI command that copies its input to its output, up to 4 KB.
@@ -163,44 +163,10 @@ fn a_node_that_stops_does_not_wait_for_the_compiler() {
 
 #[test]
 fn an_artifact_that_a_command_loaded_runs() {
-    let hex = |bytes: &[u8]| {
-        use sha2::Digest as _;
-        let digest = sha2::Sha256::digest(bytes);
-        digest
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    };
     let module = wat::parse_str(ECHO).expect("a module");
-    let layer = format!("sha256:{}", hex(&module));
-    let config = json!({"architecture": "wasm", "os": "wasip1", "layerDigests": [layer]});
-    let config = config.to_string().into_bytes();
-    let manifest = json!({
-        "schemaVersion": 2,
-        "config": {"mediaType": "application/vnd.wasm.config.v0+json",
-                   "digest": format!("sha256:{}", hex(&config)), "size": config.len()},
-        "layers": [{"mediaType": "application/wasm", "digest": layer, "size": module.len()}],
-    });
-    let manifest = manifest.to_string().into_bytes();
-    let index = json!({"schemaVersion": 2, "manifests": [
-        {"digest": format!("sha256:{}", hex(&manifest)), "size": manifest.len()}]});
     let (dir, _) = room();
-    let mut archive = tar::Builder::new(Vec::new());
-    let mut add = |path: &str, bytes: &[u8]| {
-        let mut header = tar::Header::new_gnu();
-        header.set_mode(0o644);
-        header.set_size(bytes.len() as u64);
-        archive
-            .append_data(&mut header, path, bytes)
-            .expect("writing to memory");
-    };
-    for blob in [&module, &config, &manifest] {
-        add(&format!("blobs/sha256/{}", hex(blob)), blob);
-    }
-    add("index.json", index.to_string().as_bytes());
     let path = dir.path().join("echo.tar");
-    let archive = archive.into_inner().expect("writing to memory");
-    std::fs::write(&path, archive).expect("a file");
+    std::fs::write(&path, artifact(&module, "wasip1")).expect("a file");
 
     let node = node().start();
     let body = json!({

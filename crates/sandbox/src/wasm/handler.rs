@@ -14,8 +14,9 @@ pub(super) use bindings::FunctionPre;
 /// What a component exports to be called in this way.
 pub(super) const EXPORT: &str = "serverledge:function/handler@0.1.0";
 
-/// What one call may give the node to hold, bytes: the longest result, and what else is in a reply.
-const LIFTED_BYTES_MAX: usize = RESULT_BYTES_MAX + (1 << 20);
+/// What a call may give the node at once, bytes. A result that is too large and not larger than this is
+/// told from other mistakes.
+const LIFTED_BYTES_MAX: usize = 2 * RESULT_BYTES_MAX;
 
 mod bindings {
     wasmtime::component::bindgen!({

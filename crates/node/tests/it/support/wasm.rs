@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 /// Where the examples are.
 pub(crate) const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/wasm");
@@ -69,4 +70,35 @@ pub(crate) fn rust_component(source: &Path) -> Vec<u8> {
         .arg(&made)
         .arg(source);
     compile(&mut rustc, &made)
+}
+
+/// A module or component as an archive with an OCI layout, for a system of this name.
+pub(crate) fn artifact(module: &[u8], os: &str) -> Vec<u8> {
+    let digest = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
+    let layer = format!("sha256:{}", digest(module));
+    let config = json!({"architecture": "wasm", "os": os, "layerDigests": [layer]});
+    let config = config.to_string().into_bytes();
+    let manifest = json!({
+        "schemaVersion": 2,
+        "config": {"mediaType": "application/vnd.wasm.config.v0+json",
+                   "digest": format!("sha256:{}", digest(&config)), "size": config.len()},
+        "layers": [{"mediaType": "application/wasm", "digest": layer, "size": module.len()}],
+    });
+    let manifest = manifest.to_string().into_bytes();
+    let index = json!({"schemaVersion": 2, "manifests": [
+        {"digest": format!("sha256:{}", digest(&manifest)), "size": manifest.len()}]});
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut add = |path: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(bytes.len() as u64);
+        archive
+            .append_data(&mut header, path, bytes)
+            .expect("writing to memory");
+    };
+    for blob in [module, &config, &manifest] {
+        add(&format!("blobs/sha256/{}", digest(blob)), blob);
+    }
+    add("index.json", index.to_string().as_bytes());
+    archive.into_inner().expect("writing to memory")
 }

@@ -2,6 +2,7 @@
 
 mod component;
 mod ends;
+mod handler;
 mod hello;
 mod hostile;
 mod kept;
