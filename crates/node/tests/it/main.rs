@@ -32,6 +32,7 @@ mod hostile;
 mod image;
 mod java;
 mod jsonata;
+mod lambda;
 mod lifecycle;
 mod neighbors;
 mod network;
