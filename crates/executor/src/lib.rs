@@ -25,4 +25,16 @@ pub mod kind {
     pub const INVOKE: u8 = 4;
     /// Sandbox to node: what came of it.
     pub const RESULT: u8 = 5;
+    /// Node to sandbox, instead of [`LOAD`]: become a zygote.
+    pub const ZYGOTE: u8 = 6;
+}
+
+/// What the executor is to do: the first byte of its configuration.
+pub mod task {
+    /// Start an interpreter, and end with it.
+    pub const RUN: u8 = 0;
+    /// Start an interpreter, and stay when it ends: what it has forked lives on.
+    pub const STAY: u8 = 1;
+    /// Wait for an interpreter that joins from elsewhere, and end with it.
+    pub const ADOPT: u8 = 2;
 }

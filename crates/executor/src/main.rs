@@ -18,6 +18,11 @@ use std::process::exit;
 const CONFIG_FD: c_int = 3;
 const STATUS_FD: c_int = 4;
 
+// The first byte of the configuration; the library beside has the same.
+const RUN: u8 = 0;
+const STAY: u8 = 1;
+const ADOPT: u8 = 2;
+
 const EXITED: u8 = 1;
 const SIGNALED: u8 = 2;
 const NOT_STARTED: u8 = 3;
@@ -40,6 +45,7 @@ unsafe extern "C" {
     -> c_int;
     fn close_range(first: u32, last: u32, flags: c_int) -> c_int;
     fn setsid() -> c_int;
+    fn pause() -> c_int;
     fn _exit(status: c_int) -> !;
 }
 
@@ -48,6 +54,17 @@ unsafe extern "C" {
 struct Program {
     instructions: u16,
     filter: *const c_void,
+}
+
+/// What the node wants of this process.
+enum Task {
+    /// Starting an interpreter, and ending with it.
+    Run(Config),
+    /// The same, but staying when it ends: sandboxes that it has forked are below this process, which
+    /// the node kills when the last of them has gone.
+    Stay(Config),
+    /// Ending with an interpreter that has joined this sandbox and is a child of this process.
+    Adopt(c_int),
 }
 
 struct Config {
@@ -71,12 +88,21 @@ fn main() {
         // The function has the same user: without this it could read this process's memory and
         // reopen its descriptors through /proc. Undone for the interpreter when it is executed.
         prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+        // Whatever else came along is none of ours. An interpreter that joins waits for this: one of
+        // these tells it that nothing of this process can be had any more.
+        close_range(STATUS_FD as u32 + 1, u32::MAX, 0);
     }
     // SAFETY: whoever executes this program passes the two descriptors and nothing else uses them.
     // JUSTIFICATION: descriptors that were inherited by number have no safe way in.
     let (config, status) = unsafe { (File::from_raw_fd(CONFIG_FD), File::from_raw_fd(STATUS_FD)) };
     let (kind, value) = match read(config) {
-        Some(config) => run(&config),
+        Some(Task::Run(config)) => run(&config),
+        Some(Task::Stay(config)) => {
+            let (kind, value) = run(&config);
+            report(status, kind, value);
+            stay()
+        }
+        Some(Task::Adopt(interpreter)) => wait(interpreter),
         None => (NOT_STARTED, EINVAL),
     };
     report(status, kind, value);
@@ -90,13 +116,27 @@ fn report(mut status: File, kind: u8, value: i32) {
     let _ = status.write_all(&message);
 }
 
-fn read(mut file: File) -> Option<Config> {
+/// Reads until the end, which for [`Task::Adopt`] comes when the interpreter has this process as its
+/// parent.
+fn read(mut file: File) -> Option<Task> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).ok()?;
-    let mut rest = &bytes[..];
-    let argv = strings(&mut rest)?;
-    let environment = strings(&mut rest)?;
-    let length = number(&mut rest)?;
+    let (task, mut rest) = bytes.split_first()?;
+    match *task {
+        RUN => command(&mut rest).map(Task::Run),
+        STAY => command(&mut rest).map(Task::Stay),
+        ADOPT => {
+            let pid = c_int::try_from(number(&mut rest)?).ok()?;
+            Some(Task::Adopt(pid)).filter(|_| pid > 1)
+        }
+        _ => None,
+    }
+}
+
+fn command(rest: &mut &[u8]) -> Option<Config> {
+    let argv = strings(rest)?;
+    let environment = strings(rest)?;
+    let length = number(rest)?;
     let seccomp = rest.get(..length)?.to_vec();
     Some(Config {
         argv,
@@ -203,6 +243,19 @@ fn wait(interpreter: c_int) -> (u8, i32) {
         }
         if pid < 0 && last_errno() != EINTR {
             return (NOT_STARTED, last_errno());
+        }
+    }
+}
+
+/// Reaps what is left to this process, for ever.
+fn stay() -> ! {
+    loop {
+        // SAFETY: no status is asked for; and waiting for a signal has no preconditions.
+        // JUSTIFICATION: neither is in the standard library.
+        unsafe {
+            while waitpid(-1, std::ptr::null_mut(), 0) > 0 {}
+            // Without children. What is orphaned from here on stays a zombie, which is no harm.
+            pause();
         }
     }
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serverledge_core::{Language, SandboxId};
+use serverledge_sandbox::oci::Zygote;
 use serverledge_sandbox::wasm::WasmBackend;
 use serverledge_sandbox::{
     Backend, CreateError, Exit, Kind, Prestarted, Sandbox, SandboxSpec, Shim,
 };
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::catalog::Function;
 use crate::code::{CodeStore, Digest};
@@ -74,6 +75,27 @@ impl Launcher {
                     error = %crate::chain(&error),
                     "a sandbox could not be started ahead"
                 );
+                None
+            }
+        }
+    }
+
+    /// Whether there are zygotes of this kind.
+    pub(crate) fn has_zygotes(&self, kind: &Kind) -> bool {
+        self.backend.has_zygotes(kind)
+    }
+
+    /// Starts a zygote, from which sandboxes of this kind are made; `None` if that can't be had.
+    pub(crate) async fn zygote(&self, id: SandboxId, kind: &Kind) -> Option<Zygote> {
+        let started = self.backend.zygote(kind.clone(), id.0, self.start_timeout);
+        match started.await {
+            Ok(started) => started,
+            // The node stops.
+            Err(CreateError::Died(cause)) if cause.exit == Exit::Destroyed => None,
+            Err(error) => {
+                // As it is with what can't be imported: each function that wants it is told.
+                let (preload, error) = (&kind.preload, crate::chain(&error));
+                info!(?preload, error, "sandboxes are made without a zygote");
                 None
             }
         }

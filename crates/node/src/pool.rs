@@ -337,7 +337,10 @@ impl Pool {
             match action {
                 Action::Create { sandbox, function } => self.create(state, sandbox, function),
                 Action::Destroy { sandbox } => self.destroy(state, sandbox),
-                Action::Yield => state.prestarts.give_up(),
+                Action::Yield => {
+                    let free = state.prestarts.give_up();
+                    (0..free).for_each(|_| state.scheduler.release_spare());
+                }
                 Action::Dispatch {
                     call,
                     sandbox: id,
@@ -407,8 +410,40 @@ impl Pool {
         tokio::spawn(async move { pool.launcher.prepare(&function).await });
     }
 
+    /// Starts a zygote, where there is to be one and none is.
+    async fn start_zygote(self: &Arc<Self>, kind: &Kind) {
+        let id = {
+            let state = &mut *self.lock();
+            if state.phase != Phase::Open {
+                return;
+            }
+            let (wanted, gone) = state.prestarts.begin_zygote(kind, self.now());
+            (0..gone).for_each(|_| state.scheduler.release_spare());
+            if !wanted {
+                return;
+            }
+            state.scheduler.reserve_spare()
+        };
+        let zygote = match id {
+            Some(id) => self.launcher.zygote(id, kind).await,
+            None => None,
+        };
+        let state = &mut *self.lock();
+        // What it imports is known only now. If there is no room for that, it has to go.
+        let wanted: u64 = zygote.as_ref().map_or(0, |zygote| zygote.memory_mb());
+        let wanted = wanted.div_ceil(state.scheduler.spare_mb().max(1)).max(1);
+        let more = (1..wanted).map_while(|_| state.scheduler.reserve_spare());
+        let units = usize::from(id.is_some()) + more.count();
+        let zygote = zygote.filter(|_| units as u64 == wanted);
+        let free = state.prestarts.end_zygote(kind, zygote, units, self.now());
+        (0..free).for_each(|_| state.scheduler.release_spare());
+    }
+
     /// Starts sandboxes ahead, one by one, until there are enough or memory is short.
     async fn prestart(self: &Arc<Self>, kind: Kind) {
+        if self.launcher.has_zygotes(&kind) {
+            self.start_zygote(&kind).await;
+        }
         loop {
             let now = self.now();
             let id = {

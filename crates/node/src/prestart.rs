@@ -1,16 +1,24 @@
 //! Sandboxes that were started ahead of their function, kept by kind until one needs them.
 //!
+//! Beside them, where there is one, the zygote of their kind, from which they and others are made.
+//!
 //! Only the keeping: how many there should be and whether there is memory for them is decided by
 //! `core`, and the pool, under whose lock this is, carries it out.
 
 use std::collections::HashMap;
 
+use std::time::Duration;
+
 use serverledge_core::{Demand, Timestamp};
+use serverledge_sandbox::oci::Zygote;
 use serverledge_sandbox::{Kind, Prestarted};
 
 /// Kinds of which sandboxes are kept. Functions choose what to preload, so there is no end to kinds;
 /// those of a further one start from nothing.
 const KINDS_MAX: usize = 16;
+
+/// How long no zygote is started of a kind of which one could not be had.
+const NO_ZYGOTE_FOR: Duration = Duration::from_secs(60);
 
 /// The sandboxes without a function.
 pub(crate) struct Prestarts {
@@ -25,6 +33,30 @@ struct Shelf {
     demand: Demand,
     ready: Vec<Box<dyn Prestarted>>,
     starting: bool,
+    zygote: Place,
+}
+
+/// What a kind has of a zygote.
+enum Place {
+    /// None, and no sooner than then.
+    Empty(Timestamp),
+    Starting,
+    /// With as many times a sandbox's memory as it takes.
+    Taken(Zygote, usize),
+}
+
+impl Place {
+    /// Gives the zygote up. Returns what it took.
+    fn clear(&mut self) -> usize {
+        match self {
+            Place::Taken(_, units) => {
+                let units = *units;
+                *self = Place::Empty(Timestamp::default());
+                units
+            }
+            _ => 0,
+        }
+    }
 }
 
 /// What became of the memory that was reserved for a sandbox.
@@ -59,6 +91,7 @@ impl Prestarts {
             demand: Demand::new(self.least, self.most),
             ready: Vec::new(),
             starting: false,
+            zygote: Place::Empty(Timestamp::default()),
         };
         self.shelves.insert(kind.clone(), shelf);
         true
@@ -114,18 +147,74 @@ impl Prestarts {
         }
     }
 
-    /// Gives one up, of the kind that has most, or else the next that is up.
-    pub(crate) fn give_up(&mut self) {
-        let largest = self.shelves.values_mut().max_by_key(|s| s.ready.len());
-        if largest.and_then(|shelf| shelf.ready.pop()).is_none() {
-            self.owed += 1;
+    /// Whether a zygote is to be started, as there is none or no good one; counted as starting from
+    /// here on. Also returns how many times a sandbox's memory one held that is given up.
+    pub(crate) fn begin_zygote(&mut self, kind: &Kind, now: Timestamp) -> (bool, usize) {
+        let Some(shelf) = self.shelves.get_mut(kind) else {
+            return (false, 0);
+        };
+        let gone = match &shelf.zygote {
+            Place::Starting => return (false, 0),
+            Place::Taken(zygote, _) if zygote.is_fit() => return (false, 0),
+            Place::Empty(until) if now < *until => return (false, 0),
+            _ => shelf.zygote.clear(),
+        };
+        shelf.zygote = Place::Starting;
+        (true, gone)
+    }
+
+    /// A start of a zygote that was begun has ended; `None` if without one. It takes so many times a
+    /// sandbox's memory, and one of them may be owed. Returns how many of them are free.
+    pub(crate) fn end_zygote(
+        &mut self,
+        kind: &Kind,
+        zygote: Option<Zygote>,
+        units: usize,
+        now: Timestamp,
+    ) -> usize {
+        let Some(shelf) = self.shelves.get_mut(kind) else {
+            return units;
+        };
+        let later = Timestamp(now.0.saturating_add(NO_ZYGOTE_FOR));
+        shelf.zygote = Place::Empty(later);
+        if self.owed > 0 && units > 0 {
+            self.owed -= 1;
+            return units - 1;
+        }
+        match zygote {
+            Some(zygote) if units > 0 => {
+                shelf.zygote = Place::Taken(zygote, units);
+                0
+            }
+            _ => units,
         }
     }
 
-    /// Gives up those that are dead, and those above what is wanted. Returns how many.
+    /// Gives one up, of the kind that has most, or else a zygote, or else the next that is up. Returns
+    /// how many times a sandbox's memory is free by it, beside the one that was wanted.
+    pub(crate) fn give_up(&mut self) -> usize {
+        let largest = self.shelves.values_mut().max_by_key(|s| s.ready.len());
+        if largest.and_then(|shelf| shelf.ready.pop()).is_some() {
+            return 0;
+        }
+        let mut zygotes = self.shelves.values_mut().map(|shelf| shelf.zygote.clear());
+        match zygotes.find(|units| *units > 0) {
+            Some(units) => units - 1,
+            None => {
+                self.owed += 1;
+                0
+            }
+        }
+    }
+
+    /// Gives up those that are dead, and those above what is wanted, and zygotes that are of no more
+    /// use. Returns how many times a sandbox's memory they held.
     pub(crate) fn sweep(&mut self, now: Timestamp) -> usize {
         let mut gone = 0;
         for shelf in self.shelves.values_mut() {
+            if matches!(&shelf.zygote, Place::Taken(zygote, _) if !zygote.is_fit()) {
+                gone += shelf.zygote.clear();
+            }
             let before = shelf.ready.len();
             shelf.ready.retain(|sandbox| sandbox.is_alive());
             shelf.ready.truncate(shelf.demand.target(now));
@@ -204,14 +293,30 @@ mod tests {
         let (mut prestarts, alive) = (Prestarts::new(1, 1), Arc::new(AtomicBool::new(true)));
         prestarts.expect(&kind());
         assert!(prestarts.begin(&kind(), Timestamp::default()));
-        prestarts.give_up();
+        assert_eq!(prestarts.give_up(), 0);
         let sandbox = Box::new(Fake(Arc::clone(&alive)));
         assert_eq!(prestarts.end(&kind(), Some(sandbox)), Reserved::Taken);
         assert!(prestarts.begin(&kind(), Timestamp::default()));
         assert_eq!(prestarts.end(&kind(), None), Reserved::Free);
         assert_eq!(fill(&mut prestarts, &alive), 1);
-        prestarts.give_up();
+        assert_eq!(prestarts.give_up(), 0);
         assert_eq!(prestarts.sweep(Timestamp::default()), 0);
         assert_eq!(fill(&mut prestarts, &alive), 1);
+    }
+
+    #[test]
+    fn a_zygote_that_cannot_be_had_is_not_tried_at_once_again() {
+        let mut prestarts = Prestarts::new(1, 1);
+        let at = |seconds| Timestamp(Duration::from_secs(seconds));
+        assert_eq!(prestarts.begin_zygote(&kind(), at(1)), (false, 0));
+        prestarts.expect(&kind());
+        assert_eq!(prestarts.begin_zygote(&kind(), at(1)), (true, 0));
+        assert_eq!(prestarts.begin_zygote(&kind(), at(1)), (false, 0));
+        assert_eq!(prestarts.end_zygote(&kind(), None, 3, at(2)), 3);
+        assert_eq!(prestarts.begin_zygote(&kind(), at(61)), (false, 0));
+        assert_eq!(prestarts.begin_zygote(&kind(), at(62)), (true, 0));
+        // Of what was wanted back meanwhile, one is not free.
+        assert_eq!(prestarts.give_up(), 0);
+        assert_eq!(prestarts.end_zygote(&kind(), None, 3, at(63)), 2);
     }
 }

@@ -8,7 +8,7 @@ import sys
 import _socket
 from os import _exit, environ, getpid
 
-HELLO, LOAD, LOADED, INVOKE, RESULT = 1, 2, 3, 4, 5
+HELLO, LOAD, LOADED, INVOKE, RESULT, ZYGOTE = 1, 2, 3, 4, 5, 6
 FRAME_MAX = 64 << 20
 OUTPUT_MAX = 1 << 20
 CUT = "\n[output cut: a call may print 1 MiB]\n"
@@ -398,6 +398,185 @@ def warm_up():
     invoke(names["handler"], {}, b'{"id":"","deadline":0.5,"output":false}', b"null", make_dumps())
 
 
+# What a zygote's children join, in this order; see child.rs. The descriptors of an order are these,
+# the log, where the executor is told of the child, and where it tells that it is ready for it.
+JOINED = (0x10000000, 0x00020000, 0x40000000, 0x08000000, 0x04000000, 0x02000000, 0x20000000)
+ORDER_FDS = len(JOINED) + 3
+PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 22, 24, 38
+
+
+def unfit(connection):
+    """Why this process can't be a zygote: what it would share with all that it forks, and they with
+    each other."""
+    from os import fork, listdir, readlink, waitpid
+
+    own = ("0", "1", "2", str(connection.socket.fileno()))
+    for name in listdir("/proc/self/fd"):
+        if name not in own:
+            try:
+                return f"a module keeps {readlink('/proc/self/fd/' + name)} open"
+            except FileNotFoundError:
+                pass  # What has just been listed with.
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            permissions = line.split()[1]
+            if permissions[3] == "s" and permissions[1] == "w":
+                return "a module has memory that it shares with processes that it forks"
+    # Some end their threads when they are forked, and start them again when they need them.
+    child = fork()
+    if child == 0:
+        _exit(0)
+    waitpid(child, 0)
+    if len(listdir("/proc/self/task")) > 1:
+        return "a module has started threads"
+    return None
+
+
+def be_zygote(connection, seccomp, not_preloaded):
+    """Forks a shim for each order, and returns in those: with all that a sandbox has been started
+    with, in a sandbox of its own. See docs/decisions/0023."""
+    import ctypes
+    import gc
+    from os import close, fork, waitpid, WNOHANG
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    error = not_preloaded
+    if error is None:
+        why = unfit(connection)
+        error = LoadError(f"not fit for a zygote: {why}") if why else None
+    if error is not None:
+        connection.send(LOADED, {"ok": False, "error": failure(error, 1)})
+        connection.receive()
+        _exit(0)
+    # What is there now stays for ever: the collector would write to each object's page.
+    gc.collect()
+    gc.freeze()
+    connection.send(LOADED, {"ok": True})
+    while True:
+        order = receive_order(connection)
+        if order is None:
+            _exit(0)
+        user, fds = order
+        child = fork()
+        if child == 0:
+            become_shim(connection, libc, seccomp, user, fds)
+            return
+        for fd in fds:
+            close(fd)
+        try:
+            while waitpid(-1, WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
+
+
+def receive_order(connection):
+    """User and group, and the descriptors; None when the node is gone."""
+    cloexec = 0x40000000
+    data, ancillary, _, _ = connection.socket.recvmsg(8, _socket.CMSG_SPACE(4 * ORDER_FDS), cloexec)
+    if not data:
+        return None
+    fds = [int.from_bytes(rights[at : at + 4], sys.byteorder) for _, _, rights in ancillary for at in range(0, len(rights), 4)]
+    if len(data) != 8 or len(fds) != ORDER_FDS:
+        _exit(70)
+    return (int.from_bytes(data[:4], "big"), int.from_bytes(data[4:], "big")), fds
+
+
+def become_shim(connection, libc, seccomp, user, fds):
+    """In a child of the zygote: goes on as the shim of another sandbox, or ends. Nothing of a function
+    is in this process before it has told the node that it is there."""
+    zygote = PID
+    try:
+        enter_sandbox(libc, fds)
+        confine(connection, libc, seccomp, user, fds)
+        draw_afresh(zygote)
+    except BaseException as error:
+        try:
+            sys.__stderr__.write(f"a child of the zygote failed: {error!r}\n")
+            sys.__stderr__.flush()
+        finally:
+            _exit(71)
+
+
+def must(result, what):
+    if result < 0:
+        import ctypes
+
+        raise OSError(ctypes.get_errno(), what)
+
+
+def enter_sandbox(libc, fds):
+    """Returns in a grandchild whose parent is the sandbox's first process."""
+    from os import fork, waitpid, write
+
+    for kind, fd in zip(JOINED, fds):
+        must(libc.setns(fd, kind), f"setns {kind:#x}")
+    # Only children are in the pid namespace. Those of a child which ends there belong to its first
+    # process; it reads to the end, which comes when this process ends, after that.
+    child = fork()
+    if child != 0:
+        waitpid(child, 0)
+        _exit(0)
+    shim = fork()
+    if shim != 0:
+        write(fds[-2], shim.to_bytes(4, "big"))
+        _exit(0)
+
+
+def confine(connection, libc, seccomp, user, fds):
+    """What the helper and the executor do for an interpreter that they start. The node makes sure of
+    it: see zygote.rs."""
+    import ctypes
+    from os import O_RDONLY, closerange, dup2, open, read, setgroups, setresgid, setresuid, setsid
+
+    setsid()
+    dup2(open("/dev/null", O_RDONLY), 0)
+    dup2(fds[-3], 1)
+    dup2(fds[-3], 2)
+    # The executor has hidden itself once this end is closed, to which nothing is ever written.
+    waits = dup2(fds[-1], 3 if connection.socket.fileno() != 3 else 4)
+    read(waits, 1)
+    # Its number will be another connection's.
+    connection.socket.detach()
+    closerange(3, 1 << 20)
+    setgroups([])
+    setresgid(user[1], user[1], user[1])
+    setresuid(user[0], user[0], user[0])
+    capability = 0
+    while capability < 64 and libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
+        capability += 1
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    must(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    # As after an exec, which would have undone what the change of user did.
+    must(libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "dumpable")
+    must(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
+
+    class Program(ctypes.Structure):
+        _fields_ = [("instructions", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+    program = Program(len(seccomp) // 8, seccomp)
+    must(libc.prctl(PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0), "seccomp")
+
+
+def draw_afresh(zygote):
+    """Draws new numbers where modules keep some that they have drawn in the zygote. `random` sees to
+    that itself."""
+    global PID
+    from os import urandom
+
+    PID = getpid()
+    if PID == zygote:
+        # By this difference OpenSSL and others notice that they have been forked.
+        raise RuntimeError("the process has the number of its zygote")
+    modules = sys.modules
+    if "numpy.random" in modules:
+        modules["numpy.random"].seed()
+    if "_ssl" in modules:
+        modules["_ssl"].RAND_add(urandom(48), 48.0)
+    if "tempfile" in modules:
+        modules["tempfile"]._name_sequence = None
+
+
 def main():
     connection = Connection(0)
     # The node is busy with the sandbox's limits, or has no function for it yet.
@@ -406,6 +585,12 @@ def main():
     frame = connection.receive()
     if frame is None:
         _exit(0)
+    if frame[0] == ZYGOTE:
+        be_zygote(connection, frame[2], not_preloaded)
+        connection = Connection(0)
+        frame = connection.receive()
+        if frame is None:
+            _exit(0)
     head = loads(frame[1])
     slots = head.get("slots", 1)
     others = [Connection(slot) for slot in range(1, slots)]

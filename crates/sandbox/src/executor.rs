@@ -52,9 +52,11 @@ pub(crate) fn image_command(
     ])
 }
 
-/// The executor's configuration, as it reads it from its descriptor 3.
-pub(crate) fn config(argv: &[&OsStr], environment: &[&str], seccomp: &[u8]) -> Vec<u8> {
+/// The executor's configuration, as it reads it from its descriptor 3. `task` is one of
+/// [`serverledge_executor::task`] that starts an interpreter.
+pub(crate) fn config(task: u8, argv: &[&OsStr], environment: &[&str], seccomp: &[u8]) -> Vec<u8> {
     let mut config = Vec::with_capacity(seccomp.len() + 1024);
+    config.push(task);
     // None of these comes near 4 GiB.
     let length = |config: &mut Vec<u8>, length: usize| {
         config.extend_from_slice(&(length as u32).to_be_bytes());

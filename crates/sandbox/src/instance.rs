@@ -1,5 +1,6 @@
 //! Loading a function into a sandbox, and calling it: what all backends with shims share.
 
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -49,6 +50,15 @@ impl Limit {
         let until = Instant::now() + whole;
         Limit { whole, until }
     }
+
+    /// The same, but no longer than this from now.
+    pub(crate) fn at_most(self, whole: Duration) -> Self {
+        let shorter = Limit::of(whole);
+        match shorter.until < self.until {
+            true => shorter,
+            false => self,
+        }
+    }
 }
 
 /// A sandbox whose shim has connected and waits for a function.
@@ -95,6 +105,27 @@ impl Greeted {
 
     pub(crate) fn end(&self) -> EndReceiver {
         self.end.clone()
+    }
+
+    /// The process of the shim, if it is visible from here.
+    pub(crate) fn shim_pid(&self) -> Option<i32> {
+        self.first.peer_pid()
+    }
+
+    /// The connection on which a zygote takes orders.
+    pub(crate) fn connection(&self) -> BorrowedFd<'_> {
+        self.first.as_fd()
+    }
+
+    /// Makes a zygote of it, whose children put this system call filter on top of its own.
+    pub(crate) async fn found(&mut self, seccomp: &[u8], limit: Limit) -> Result<(), CreateError> {
+        let Greeted { first, end, .. } = self;
+        let nothing = serde_json::Map::new();
+        let founding = async {
+            first.send(kind::ZYGOTE, &nothing, seccomp).await?;
+            loaded(first).await
+        };
+        guarded(limit, end, founding).await
     }
 
     /// Has the function loaded.
@@ -191,16 +222,17 @@ async fn connect(
         }
         Ok(others)
     };
-    let loaded = async {
-        let outcome: Outcome = first.receive(kind::LOADED).await?.head()?;
-        if outcome.ok {
-            return Ok(());
-        }
-        let error = outcome.error.map(FunctionError::from).unwrap_or_default();
-        Err(Failed::Create(CreateError::Load(error)))
-    };
-    let (others, ()) = tokio::try_join!(others, loaded)?;
+    let (others, ()) = tokio::try_join!(others, loaded(first))?;
     Ok(others)
+}
+
+async fn loaded(connection: &mut Connection) -> Result<(), Failed> {
+    let outcome: Outcome = connection.receive(kind::LOADED).await?.head()?;
+    if outcome.ok {
+        return Ok(());
+    }
+    let error = outcome.error.map(FunctionError::from).unwrap_or_default();
+    Err(Failed::Create(CreateError::Load(error)))
 }
 
 fn died(end: End) -> CreateError {

@@ -115,6 +115,23 @@ pub trait Backend: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(None)))
     }
 
+    /// Whether sandboxes of this kind are made from zygotes.
+    fn has_zygotes(&self, _kind: &Kind) -> bool {
+        false
+    }
+
+    /// Starts a zygote of this kind: sandboxes of it are made from that, as long as it is kept. `id` as
+    /// for [`Backend::prestart`]. `None` where there is no such thing ([`Backend::has_zygotes`]); an error if what it imports
+    /// rules it out, where sandboxes are made as without.
+    fn zygote(
+        &self,
+        _kind: Kind,
+        _id: u64,
+        _timeout: Duration,
+    ) -> BoxFuture<'_, Result<Option<oci::Zygote>, CreateError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// Destroys every sandbox of this backend and waits until they are gone. Idempotent.
     fn shutdown(&self) -> BoxFuture<'_, ()>;
 }

@@ -28,9 +28,21 @@ const NETLINK: [(u8, i32); 2] = [(0, libc::AF_NETLINK), (2, libc::NETLINK_ROUTE)
 
 /// The program as the kernel's `struct sock_filter` array, in bytes.
 pub(crate) fn program() -> Result<Vec<u8>, String> {
+    with(&[])
+}
+
+/// The program of a zygote, which runs no function: what it forks joins other namespaces, and puts
+/// the program proper on top.
+pub(crate) fn program_of_zygote() -> Result<Vec<u8>, String> {
+    with(&[libc::SYS_setns])
+}
+
+fn with(more: &[i64]) -> Result<Vec<u8>, String> {
+    let mut rules = rules().map_err(|error| error.to_string())?;
+    rules.extend(more.iter().map(|call| (*call, Vec::new())));
     let target = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| error.to_string())?;
     let filter = SeccompFilter::new(
-        rules().map_err(|error| error.to_string())?,
+        rules,
         SeccompAction::Errno(libc::EPERM as u32),
         SeccompAction::Allow,
         target,

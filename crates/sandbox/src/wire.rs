@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -166,6 +166,10 @@ impl Connection {
     /// The process at the other end, if it is visible from here.
     pub(crate) fn peer_pid(&self) -> Option<i32> {
         self.peer_pid
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.get_ref().as_fd()
     }
 
     /// Nothing may have arrived between calls: what has is nobody's answer, whoever wrote it. Tells

@@ -19,6 +19,11 @@ impl Scheduler {
         Some(SandboxId(self.last_sandbox))
     }
 
+    /// What each of them counts, MiB.
+    pub fn spare_mb(&self) -> u64 {
+        self.config.spare_mb
+    }
+
     /// One of them is gone, or a function has moved in, which pays for itself.
     pub fn release_spare(&mut self) {
         let memory = self.config.spare_mb.min(self.ledger.memory_spare());

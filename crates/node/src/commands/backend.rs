@@ -63,6 +63,7 @@ async fn builtin(config: &Config, report: &Report) -> anyhow::Result<Arc<dyn Bac
         process_max: config.sandbox.processes_max,
         tmp_mb: config.sandbox.tmp_mb,
         network: config.network.limits(),
+        zygote: config.sandbox.zygote,
         ..OciConfig::new(state_dir(config))
     };
     Ok(OciBackend::start(config).await.context(doing)?)

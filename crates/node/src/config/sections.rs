@@ -159,6 +159,8 @@ pub struct Sandbox {
     pub prestart: usize,
     /// To how many their number may grow with demand; 8.
     pub prestart_max: usize,
+    /// Whether Python sandboxes share the memory of what they preload; false.
+    pub zygote: bool,
 }
 
 impl Default for Sandbox {
@@ -172,6 +174,7 @@ impl Default for Sandbox {
             start_timeout: Duration::from_secs(30),
             prestart: 2,
             prestart_max: 8,
+            zygote: false,
         }
     }
 }

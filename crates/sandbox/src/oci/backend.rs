@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serverledge_core::NetworkPolicy;
+use serverledge_executor::task;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
@@ -23,6 +24,7 @@ use super::link::Link;
 use super::message::{Create, Deliver, Places, Request, Setup, Tunnel, receive};
 use super::root::SHIM_DIR;
 use super::sys::open_tunnels;
+use super::zygote::{self, Home, Zygote, Zygotes};
 use super::{OciConfig, STATUS_SETUP_FAILED};
 use crate::body::{Body, Guard, Registry, RunDir, Watched};
 use crate::cgroup::{Groups, Limits, Version, hash};
@@ -51,6 +53,7 @@ const PROCESSES_ROOTLESS: u32 = 1024;
 const ENVIRONMENT_MAX: usize = 16 << 10;
 
 /// A sandbox to be started.
+#[derive(Clone)]
 struct Birth {
     id: u64,
     kind: Kind,
@@ -58,9 +61,31 @@ struct Birth {
     code_dir: Option<PathBuf>,
     limits: Limits,
     network: bool,
+    interpreter: Interpreter,
+}
+
+/// Where a sandbox's interpreter comes from.
+#[derive(Clone)]
+enum Interpreter {
+    /// Its executor starts it.
+    Started,
+    /// The same, and it becomes a zygote.
+    Zygote,
+    /// It is forked from a zygote.
+    Forked(Arc<Home>),
+}
+
+/// A sandbox that has been started, up to its shim's first word.
+struct Begun {
+    id: u64,
+    greeted: Greeted,
+    /// The helper that made it.
+    link: Arc<Link>,
+    tunnel: Way,
 }
 
 /// What a sandbox is made on.
+#[derive(Clone)]
 struct Ground {
     link: Arc<Link>,
     /// Without one, it is the host's root.
@@ -71,42 +96,40 @@ struct Ground {
 
 /// A sandbox without a function.
 struct Fresh {
-    id: u64,
-    greeted: Greeted,
-    /// The helper that made it.
-    link: Arc<Link>,
+    begun: Begun,
     process_max: u32,
-    tunnel: Way,
     network: NetworkConfig,
 }
 
 impl Fresh {
     async fn load_function(self, spec: SandboxSpec) -> Result<Arc<dyn Sandbox>, CreateError> {
         let limit = Limit::of(spec.timeout_start);
-        let (body, limits) = (self.greeted.body().clone(), limits(&spec, self.process_max));
+        let Begun {
+            id,
+            greeted,
+            link,
+            tunnel,
+        } = self.begun;
+        let (body, limits) = (greeted.body().clone(), limits(&spec, self.process_max));
         body.set_memory(limits.memory_mb);
         let limiting =
             spawn_blocking(move || body.cgroup().map_or(Ok(()), |cgroup| cgroup.limit(&limits)));
         let code = spec.own_code()?;
         let app = code.as_ref().map_or("", |_| APP);
         if let Some(code_dir) = code {
-            let deliver = Request::Deliver(Deliver {
-                id: self.id,
-                code_dir,
-            });
-            self.link.request(&deliver, &[]).await?.done()?;
+            let deliver = Request::Deliver(Deliver { id, code_dir });
+            link.request(&deliver, &[]).await?.done()?;
         }
         let limited = limiting.await.unwrap_or_else(|error| Err(error.into()));
         limited.map_err(|source| CreateError::io("setting the sandbox's limits", source))?;
-        let end = self.greeted.end();
-        open_way(self.tunnel, &spec.network, self.network, end).await?;
-        self.greeted.load(&spec, app, limit).await
+        open_way(tunnel, &spec.network, self.network, greeted.end()).await?;
+        greeted.load(&spec, app, limit).await
     }
 }
 
 impl Prestarted for Fresh {
     fn is_alive(&self) -> bool {
-        self.greeted.is_alive()
+        self.begun.greeted.is_alive()
     }
 
     fn load(
@@ -130,6 +153,8 @@ pub struct OciBackend {
     config: OciConfig,
     groups: Groups,
     seccomp: Vec<u8>,
+    seccomp_zygote: Vec<u8>,
+    zygotes: Zygotes,
     java: Kits,
     /// What a new helper is told.
     setup: Setup,
@@ -150,8 +175,9 @@ impl OciBackend {
     pub async fn start(mut config: OciConfig) -> Result<Arc<OciBackend>, CreateError> {
         config.state_dir = prepare_dirs(&config.state_dir)
             .map_err(|source| CreateError::io("preparing the directory for sandboxes", source))?;
-        let seccomp = crate::seccomp::program()
-            .map_err(|error| CreateError::Isolation(format!("system call filter: {error}")))?;
+        let filter = |error| CreateError::Isolation(format!("system call filter: {error}"));
+        let seccomp = crate::seccomp::program().map_err(filter)?;
+        let seccomp_zygote = crate::seccomp::program_of_zygote().map_err(filter)?;
         let state_dir = config.state_dir.clone();
         let groups = spawn_blocking(move || Groups::open(&state_dir)).await;
         let groups = groups.map_err(|error| CreateError::io("finding cgroups", error.into()))?;
@@ -178,6 +204,8 @@ impl OciBackend {
             config,
             groups,
             seccomp,
+            seccomp_zygote,
+            zygotes: Zygotes::default(),
             java,
             setup,
             link: tokio::sync::Mutex::new(Arc::new(link)),
@@ -216,10 +244,11 @@ impl OciBackend {
             code_dir,
             limits: self.limits(&spec),
             network: spec.network != NetworkPolicy::None,
+            interpreter: Interpreter::Started,
         };
-        let (greeted, _, tunnel) = self.begin(birth, limit).await?;
-        let network = self.config.network.clone();
-        open_way(tunnel, &spec.network, network, greeted.end()).await?;
+        let begun = self.begin(birth, limit).await?;
+        let (greeted, network) = (begun.greeted, self.config.network.clone());
+        open_way(begun.tunnel, &spec.network, network, greeted.end()).await?;
         greeted.load(&spec, app, limit).await
     }
 
@@ -229,8 +258,7 @@ impl OciBackend {
         id: u64,
         timeout: Duration,
     ) -> Result<Option<Box<dyn Prestarted>>, CreateError> {
-        // Limits that are no cgroup's are set for good when a process is born.
-        if !["memory", "cpu", "pids"].iter().all(|c| self.groups.has(c)) {
+        if !self.limits_later() {
             return Ok(None);
         }
         let limits = Limits {
@@ -246,16 +274,54 @@ impl OciBackend {
             code_dir: None,
             limits,
             network: self.has_network,
+            interpreter: Interpreter::Started,
         };
-        let (greeted, link, tunnel) = self.begin(birth, Limit::of(timeout)).await?;
+        let begun = self.begin(birth, Limit::of(timeout)).await?;
         Ok(Some(Box::new(Fresh {
-            id,
-            greeted,
-            link,
+            begun,
             process_max: self.config.process_max,
-            tunnel,
             network: self.config.network.clone(),
         })))
+    }
+
+    /// Whether a sandbox can get its limits after its birth: those that are no cgroup's are set then
+    /// for good.
+    fn limits_later(&self) -> bool {
+        ["memory", "cpu", "pids"].iter().all(|c| self.groups.has(c))
+    }
+
+    async fn found(
+        &self,
+        kind: Kind,
+        id: u64,
+        timeout: Duration,
+    ) -> Result<Option<Zygote>, CreateError> {
+        if !self.has_zygotes(&kind) {
+            return Ok(None);
+        }
+        let limit = Limit::of(timeout);
+        let (kind, ground) = self.ground(kind).await?;
+        let birth = Birth {
+            id,
+            kind: kind.clone(),
+            ground,
+            code_dir: None,
+            limits: Limits {
+                memory_mb: zygote::MEMORY_MAX_MB,
+                cpu: 0.0,
+                processes: zygote::PROCESSES_MAX,
+            },
+            network: false,
+            interpreter: Interpreter::Zygote,
+        };
+        let user = self.user(&birth);
+        let Begun {
+            mut greeted, link, ..
+        } = self.start_one(birth, limit).await?;
+        greeted.found(&self.seccomp, limit).await?;
+        let home = Home::new(id, user, greeted, link);
+        self.zygotes.add(kind, &home);
+        Ok(Some(Zygote(home)))
     }
 
     /// What a sandbox of this kind is made on, and where its interpreter is there. Not within the
@@ -304,12 +370,27 @@ impl OciBackend {
         ))
     }
 
-    /// Starts a sandbox up to its shim's first word.
-    async fn begin(
-        &self,
-        birth: Birth,
-        limit: Limit,
-    ) -> Result<(Greeted, Arc<Link>, Way), CreateError> {
+    /// Starts a sandbox up to its shim's first word: from a zygote, if there is one and that works.
+    async fn begin(&self, birth: Birth, limit: Limit) -> Result<Begun, CreateError> {
+        if let Some(home) = self.zygotes.find(&birth.kind, &birth.ground.link) {
+            let forked = Birth {
+                id: birth.id | zygote::CHILD,
+                interpreter: Interpreter::Forked(Arc::clone(&home)),
+                ..birth.clone()
+            };
+            let _birth = home.bear().await;
+            match self.start_one(forked, limit.at_most(zygote::START_MAX)).await {
+                Ok(begun) => return Ok(begun),
+                Err(error) => {
+                    home.retire();
+                    tracing::warn!(%error, "a zygote is of no more use");
+                }
+            }
+        }
+        self.start_one(birth, limit).await
+    }
+
+    async fn start_one(&self, birth: Birth, limit: Limit) -> Result<Begun, CreateError> {
         let argv = self.command(&birth.kind).await?;
         let link = Arc::clone(&birth.ground.link);
         let making = |source| CreateError::io("making the sandbox's directory and pipes", source);
@@ -331,9 +412,16 @@ impl OciBackend {
             pipes.log.1.as_fd(),
             pipes.tunnel.1.as_fd(),
         ];
-        fds.extend(cgroup_dir.as_ref().map(AsFd::as_fd));
+        match &birth.interpreter {
+            Interpreter::Forked(home) => {
+                fds.push(home.connection());
+                fds.extend(pipes.told.as_ref().map(AsFd::as_fd));
+            }
+            _ => fds.extend(cgroup_dir.as_ref().map(AsFd::as_fd)),
+        }
         let (pid, pidfd) = link.request(&create, &fds).await?.started()?;
         drop((pipes.config, pipes.status.1, pipes.log.1, pipes.tunnel.1));
+        drop(pipes.told);
 
         let body = Body::new(pidfd, None).map_err(making)?;
         body.set_memory(birth.limits.memory_mb);
@@ -355,10 +443,34 @@ impl OciBackend {
             dir,
             preparing,
         };
-        let end = self.registry.watch(watched, exit(pipes.status.0));
-        let prepare = |shim| attach_shim(body, attached, shim);
+        let home = match &birth.interpreter {
+            Interpreter::Forked(home) => Some(Arc::clone(home)),
+            _ => None,
+        };
+        let (forked, user) = (home.is_some(), self.user(&birth));
+        let ended = async move {
+            let exit = exit(pipes.status.0).await;
+            // Until here: its first process ends with the zygote's.
+            drop(home);
+            exit
+        };
+        let end = self.registry.watch(watched, ended);
+        let prepare = |shim: Option<i32>| async move {
+            attach_shim(body, attached, shim).await?;
+            match (forked, shim) {
+                (true, Some(shim)) => make_sure(shim, pid, user).await,
+                (true, None) => Err(CreateError::Isolation("it can't be seen".to_owned())),
+                (false, _) => Ok(()),
+            }
+        };
         let greeted = greet(limit, listener, guard, end, prepare).await?;
-        Ok((greeted, link, way(&pipes.tunnel.0)))
+        let (id, tunnel) = (birth.id, way(&pipes.tunnel.0));
+        Ok(Begun {
+            id,
+            greeted,
+            link,
+            tunnel,
+        })
     }
 
     fn request(&self, birth: &Birth, dir: &Path, rootless: bool) -> Create {
@@ -382,6 +494,10 @@ impl OciBackend {
                 (false, true) => processes.max(PROCESSES_ROOTLESS),
             },
             network: birth.network,
+            zygote: match &birth.interpreter {
+                Interpreter::Forked(home) => Some(home.as_message()),
+                _ => None,
+            },
         }
     }
 
@@ -420,8 +536,18 @@ impl OciBackend {
         environment.extend(birth.ground.environment.iter().map(String::as_str));
         environment.extend(variables.iter().map(String::as_str));
         let (reader, mut writer) = io::pipe()?;
+        let config = match &birth.interpreter {
+            Interpreter::Forked(_) => vec![task::ADOPT],
+            Interpreter::Zygote => {
+                executor::config(task::STAY, &argv, &environment, &self.seccomp_zygote)
+            }
+            Interpreter::Started => {
+                executor::config(task::RUN, &argv, &environment, &self.seccomp)
+            }
+        };
         // Fits the pipe, so this doesn't block: the largest part has a limit of 32 KiB.
-        writer.write_all(&executor::config(&argv, &environment, &self.seccomp))?;
+        writer.write_all(&config)?;
+        let forked = matches!(birth.interpreter, Interpreter::Forked(_));
         let (status, log) = (io::pipe()?, io::pipe()?);
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let tunnel = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
@@ -433,6 +559,7 @@ impl OciBackend {
             ),
             log: (log.0.into(), log.1.into()),
             tunnel,
+            told: forked.then(|| writer.into()),
         })
     }
 
@@ -441,7 +568,9 @@ impl OciBackend {
         &self,
         birth: &Birth,
     ) -> Result<Option<crate::cgroup::Cgroup>, CreateError> {
-        if self.groups.version() == Version::V1 || self.groups.is_empty() {
+        // An interpreter that is forked is born in the zygote's, so it has to be moved as well.
+        let forked = matches!(birth.interpreter, Interpreter::Forked(_));
+        if self.groups.version() == Version::V1 || self.groups.is_empty() || forked {
             return Ok(None);
         }
         let (groups, limits, name) = (self.groups.clone(), birth.limits, birth.id.to_string());
@@ -476,6 +605,8 @@ struct Pipes {
     status: (pipe::Receiver, OwnedFd),
     log: (OwnedFd, OwnedFd),
     tunnel: (OwnedFd, OwnedFd),
+    /// Where a zygote tells the executor of the interpreter.
+    told: Option<OwnedFd>,
 }
 
 /// What a sandbox has said of its way out. Doesn't wait: it has, before its executor started.
@@ -519,6 +650,16 @@ async fn attach_shim(
     attached
         .unwrap_or_else(|error| Err(error.into()))
         .map_err(moving)
+}
+
+/// Makes sure that an interpreter which was forked is as confined as one that was started.
+async fn make_sure(shim: i32, first: i32, user: User) -> Result<(), CreateError> {
+    let found = spawn_blocking(move || zygote::lapse(shim, first, user)).await;
+    match found {
+        Ok(None) => Ok(()),
+        Ok(Some(lapse)) => Err(CreateError::Isolation(lapse)),
+        Err(error) => Err(CreateError::io("looking at a process", error.into())),
+    }
 }
 
 /// How the sandbox ended, from what is written to its status pipe until it is closed.
@@ -594,6 +735,22 @@ impl Backend for OciBackend {
         timeout: Duration,
     ) -> BoxFuture<'_, Result<Option<Box<dyn Prestarted>>, CreateError>> {
         Box::pin(self.make_ahead(kind, id, timeout))
+    }
+
+    fn has_zygotes(&self, kind: &Kind) -> bool {
+        // Users of their own keep sandboxes apart from their zygote. An image's modules are not the
+        // machine's.
+        let possible = self.config.zygote && self.own_users && self.limits_later();
+        possible && kind.shim == Shim::Python && kind.image.is_none()
+    }
+
+    fn zygote(
+        &self,
+        kind: Kind,
+        id: u64,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<Option<Zygote>, CreateError>> {
+        Box::pin(self.found(kind, id, timeout))
     }
 
     fn image_use(&self) -> ImageUse {

@@ -25,13 +25,13 @@ use super::message::{Answer, Create, Deliver, Places, Ready, Request, Setup, rec
 use super::overlay::Roots;
 use super::sys::{self, Fork};
 use super::sys::{NODEV, NOSUID, RDONLY};
-use super::{Step, child, root, tunnels};
+use super::{Step, child, joined, root, tunnels};
 use crate::cgroup;
 
 /// The user inside where only one can be mapped.
 pub(crate) const ROOTLESS_UID: u32 = 65534;
 
-const NAMESPACES: u64 = (libc::CLONE_NEWNS
+pub(super) const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
@@ -198,12 +198,30 @@ impl Helper {
             Some(image) => &self.images.path(image)?,
             None => &self.root,
         };
-        let fds = child::Fds {
+        let next = fds.next();
+        let own = child::Fds {
             config,
             status,
             log,
             tunnel,
         };
+        if let Some(zygote) = &create.zygote {
+            let (Some(order), Some(config)) = (cgroup, next) else {
+                return Err(Step::at("receiving descriptors")(
+                    io::ErrorKind::InvalidInput,
+                ));
+            };
+            let Some(pidfd) = self.sandboxes.get(&zygote.id) else {
+                return Err(Step::at("finding the zygote")(io::ErrorKind::NotFound));
+            };
+            let place = joined::Place {
+                root,
+                zygote,
+                pidfd: pidfd.as_fd(),
+            };
+            return joined::create(&place, create, own, (order, config));
+        }
+        let fds = own;
         match sys::clone3(NAMESPACES, cgroup.as_ref().map(AsFd::as_fd)) {
             Ok(Fork::Parent { pid, pidfd }) => Ok((pid, pidfd)),
             Ok(Fork::Child) => child::run(root, create, &fds, self.rootless),

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -12,9 +12,11 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::sys::{NODEV, NOEXEC, NOSUID, RDONLY};
+
 /// Most bytes and descriptors of a packet.
 const PACKET_MAX: usize = 16 << 10;
-const FDS_MAX: usize = 5;
+const FDS_MAX: usize = 10;
 
 /// The first packet to the helper; answered by [`Ready`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,7 +70,8 @@ impl Request {
 }
 
 /// Asks for a sandbox. Comes with descriptors: executor's configuration, status pipe, log pipe,
-/// the socket for [`Tunnel`] and, for cgroup version 2, the cgroup to start in.
+/// the socket for [`Tunnel`] and, for cgroup version 2, the cgroup to start in; below a zygote, instead
+/// of that, the node's connection to the zygote and the end of the configuration that it writes to.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Create {
     pub(crate) id: u64,
@@ -86,6 +89,35 @@ pub(crate) struct Create {
     pub(crate) processes: u32,
     /// Whether it has a way out.
     pub(crate) network: bool,
+    /// The zygote from which its interpreter is to come; else its executor starts one.
+    pub(crate) zygote: Option<Zygote>,
+}
+
+impl Create {
+    /// The node's directories to be mounted, where, and with which attributes.
+    pub(super) fn directories(&self) -> impl Iterator<Item = (&Path, &'static str, u64)> {
+        let plain = RDONLY | NOSUID | NODEV;
+        let code = self.code_dir.iter();
+        let code = code.map(move |dir| (dir.as_path(), "app", plain));
+        let socket = (self.socket_dir.as_path(), "run/serverledge", plain | NOEXEC);
+        code.chain([socket])
+    }
+}
+
+/// A sandbox that was made before, with a zygote in it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Zygote {
+    pub(crate) id: u64,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// What the helper hears from within of a sandbox below a zygote: its pid 1 comes along, or there is
+/// an error.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Born {
+    /// The step that failed, and how.
+    pub(crate) error: Option<String>,
 }
 
 /// What a new sandbox says of its way out, before it becomes the executor; with a descriptor if
@@ -145,14 +177,27 @@ pub(crate) fn send<T: Serialize>(
     if text.len() > PACKET_MAX {
         return Err(io::ErrorKind::InvalidInput.into());
     }
+    send_bytes(socket, &text, fds, flags)
+}
+
+/// Sends something that isn't JSON.
+pub(crate) fn send_bytes(
+    socket: impl AsFd,
+    text: &[u8],
+    fds: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let flags = flags | SendFlags::NOSIGNAL;
-    sendmsg(socket, &[IoSlice::new(&text)], &mut control, flags)?;
-    Ok(())
+    let sent = sendmsg(socket, &[IoSlice::new(text)], &mut control, flags)?;
+    match sent == text.len() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::WriteZero.into()),
+    }
 }
 
 /// `None` when the other side is gone.

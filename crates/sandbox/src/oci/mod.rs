@@ -8,6 +8,7 @@ mod backend;
 mod child;
 mod helper;
 mod images;
+mod joined;
 pub(crate) mod link;
 pub(crate) mod message;
 mod overlay;
@@ -15,6 +16,7 @@ mod reap;
 pub(crate) mod root;
 pub(crate) mod sys;
 mod tunnels;
+mod zygote;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -27,6 +29,7 @@ use crate::NetworkConfig;
 pub use backend::OciBackend;
 pub use helper::helper_main;
 pub use reap::{Reaped, reap};
+pub use zygote::Zygote;
 
 use crate::image::ImageStore;
 
@@ -53,6 +56,8 @@ pub struct OciConfig {
     pub helper: Vec<OsString>,
     /// What sandboxes reach.
     pub network: NetworkConfig,
+    /// Whether Python's interpreters may be forked from zygotes. Default false.
+    pub zygote: bool,
 }
 
 impl OciConfig {
@@ -66,6 +71,7 @@ impl OciConfig {
             images: None,
             helper: helper_command(),
             network: NetworkConfig::default(),
+            zygote: false,
         }
     }
 }

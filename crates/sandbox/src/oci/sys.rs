@@ -30,12 +30,22 @@ pub(crate) enum Fork {
 /// Forks into new namespaces. Only for a process with one thread: the child is then a full copy in
 /// which everything may be called.
 pub(crate) fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
+    clone(namespaces, libc::SIGCHLD, cgroup)
+}
+
+/// The same, but the new process is this one's sibling and not its child.
+pub(crate) fn clone3_sibling(namespaces: u64) -> io::Result<Fork> {
+    // It tells of its end as this process does, and no other signal may be named.
+    clone(namespaces | libc::CLONE_PARENT as u64, 0, None)
+}
+
+fn clone(flags: u64, signal: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
     let mut pidfd: RawFd = -1;
     // SAFETY: all-zero is a valid `clone_args`, of integers only.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = namespaces | libc::CLONE_PIDFD as u64;
+    args.flags = flags | libc::CLONE_PIDFD as u64;
     args.pidfd = &raw mut pidfd as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    args.exit_signal = signal as u64;
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
@@ -207,6 +217,29 @@ pub(crate) fn become_user(uid: u32, gid: u32, drop_groups: bool) -> io::Result<(
         check(libc::setresgid(gid, gid, gid) as i64)?;
         check(libc::setresuid(uid, uid, uid) as i64)
     }
+}
+
+/// Gives up all capabilities. A change of user does that only to who was root in its user namespace.
+pub(crate) fn drop_capabilities() -> io::Result<()> {
+    // `struct __user_cap_header_struct` of version 3, and two empty `__user_cap_data_struct`.
+    let (header, none) = ([0x2008_0522_u32, 0], [0_u32; 6]);
+    // SAFETY: both live through the call and have the sizes of that version.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) })
+}
+
+/// Closes all descriptors but these.
+pub(crate) fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
+    keep.sort_unstable();
+    let mut first = 0;
+    for last in keep.into_iter().chain([u32::MAX]) {
+        if last > first {
+            // SAFETY: only for a process that from here on uses none but those it keeps.
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, last - 1, 0) })?;
+        }
+        first = last.saturating_add(1);
+    }
+    Ok(())
 }
 
 /// The version of Landlock in this kernel.

@@ -19,7 +19,7 @@ use super::message::{Answer, Request, receive, send};
 use super::sys::make_tunnel;
 use crate::network::{GUEST, MTU};
 
-const OWN: &str = "/proc/thread-self/ns/net";
+pub(super) const OWN: &str = "/proc/thread-self/ns/net";
 
 /// Makes the device in the network namespace of this thread.
 pub(super) fn make() -> io::Result<OwnedFd> {
@@ -61,7 +61,7 @@ pub(super) fn serve(node: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Makes the device in the network namespace of a process, which is never this one.
-fn make_in(home: &File, process: BorrowedFd<'_>) -> Result<OwnedFd, Step> {
+pub(super) fn make_in(home: &File, process: BorrowedFd<'_>) -> Result<OwnedFd, Step> {
     move_into_thread_name_spaces(process, ThreadNameSpaceType::NETWORK)
         .map_err(Step::at("entering the container's network namespace"))?;
     let made = match is_same(home) {

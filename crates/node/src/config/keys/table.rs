@@ -101,6 +101,8 @@ pub(super) static KEYS: &[Key] = &[
     key("sandbox.prestart_max", "8",
         Sets(Integer(0..=1000, |c, v| c.sandbox.prestart_max = v as usize)),
         "To how many that number grows while functions find none ready."),
+    key("sandbox.zygote", "false", Sets(Bool(|c, v| c.sandbox.zygote = v)),
+        "Whether Python sandboxes are forked from an interpreter that has imported what they preload."),
 
     key("network.default", "egress",
         Sets(Choice(&["none", "egress"], |c, v| c.network.default = match v {
