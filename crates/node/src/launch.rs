@@ -89,7 +89,11 @@ impl Launcher {
     pub(crate) async fn zygote(&self, id: SandboxId, kind: &Kind) -> Option<Zygote> {
         let started = self.backend.zygote(kind.clone(), id.0, self.start_timeout);
         match started.await {
-            Ok(started) => started,
+            Ok(started) => {
+                let pid = started.as_ref().and_then(Zygote::pid);
+                info!(preload = ?kind.preload, pid, "a zygote is ready");
+                started
+            }
             // The node stops.
             Err(CreateError::Died(cause)) if cause.exit == Exit::Destroyed => None,
             Err(error) => {

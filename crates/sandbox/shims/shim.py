@@ -533,9 +533,8 @@ def confine(connection, libc, seccomp, user, fds):
     dup2(open("/dev/null", O_RDONLY), 0)
     dup2(fds[-3], 1)
     dup2(fds[-3], 2)
-    # The executor has hidden itself once this end is closed, to which nothing is ever written.
-    waits = dup2(fds[-1], 3 if connection.socket.fileno() != 3 else 4)
-    read(waits, 1)
+    # To this nothing is ever written. It ends when the executor has hidden itself.
+    read(fds[-1], 1)
     # Its number will be another connection's.
     connection.socket.detach()
     closerange(3, 1 << 20)

@@ -182,7 +182,8 @@ def sockets():
 def status():
     lines = open("/proc/self/status").read().splitlines()
     pairs = dict(line.split(":", 1) for line in lines)
-    wanted = ("Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp")
+    wanted = ("Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp", "Umask", "Threads", "TracerPid")
+    wanted += ("SigBlk", "SigIgn", "SigCgt", "ShdPnd", "Cpus_allowed", "THP_enabled")
     wanted += ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
     return {name: pairs[name].split() for name in wanted}
 
@@ -190,6 +191,33 @@ def status():
 def limits():
     names = ("CORE", "NOFILE", "FSIZE", "NPROC", "MEMLOCK", "DATA", "RTPRIO", "MSGQUEUE")
     return {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}")) for name in names}
+
+
+def state():
+    """What a process inherits beside."""
+
+    def own(name):
+        return open(f"/proc/self/{name}").read()
+
+    return {
+        "directory": [os.getcwd(), os.readlink("/proc/self/root")],
+        "leads": [os.getsid(0) == os.getpid(), os.getpgid(0) == os.getpid()],
+        "priority": [os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)],
+        "out of memory": own("oom_score_adj"),
+        "dumpable": [ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), os.stat("/proc/self/fd").st_uid == os.getuid()],
+        "ends with its parent": parent_death_signal(),
+        "program": [os.readlink("/proc/self/exe"), own("cmdline"), own("comm")],
+        "initial environment": sorted(own("environ").split("\0")),
+        "host name": os.uname().nodename,
+        "securebits": ctypes.CDLL(None).prctl(27, 0, 0, 0, 0),
+        "standard streams": [stat.S_IFMT(os.fstat(handle).st_mode) for handle in range(3)],
+    }
+
+
+def parent_death_signal():
+    signal = ctypes.c_int(-1)
+    libc.prctl(2, ctypes.byref(signal), 0, 0, 0)
+    return signal.value
 
 
 def processes():
@@ -378,6 +406,7 @@ def handler(params, context):
     report = {
         "status": status(),
         "limits": limits(),
+        "state": state(),
         "environment": dict(os.environ),
         "processes": processes(),
         "mounts": mounts(),

@@ -48,3 +48,4 @@ mod transcript;
 mod wasm;
 mod wire;
 mod workflows;
+mod zygote;

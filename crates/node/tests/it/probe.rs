@@ -34,7 +34,7 @@ fn addresses() -> Vec<String> {
 }
 
 /// The probe's report from a sandbox of this node.
-fn report(node: &Node) -> Value {
+pub(crate) fn report(node: &Node) -> Value {
     node.create(&probe("probe", "handler"));
     let port = node.address.port();
     let mut hosts = addresses();
@@ -47,7 +47,7 @@ fn report(node: &Node) -> Value {
 }
 
 /// What the report says that it must not, whatever the backend.
-fn lapses(report: &Value) -> Vec<String> {
+pub(crate) fn lapses(report: &Value) -> Vec<String> {
     let mut lapses = Vec::new();
     let status = &report["status"];
     for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {

@@ -1,43 +1,37 @@
 //! The node's part: makes what a sandbox needs, asks the helper for it, and loads the function.
 
+mod birth;
+
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
-use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serverledge_core::NetworkPolicy;
-use serverledge_executor::task;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
-use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 
-use super::helper::ROOTLESS_UID;
-use super::images::{Images, Prepared};
+use self::birth::{Begun, Birth, Ground, Interpreter};
+use super::OciConfig;
+use super::images::Images;
 use super::link::Link;
-use super::message::{Create, Deliver, Places, Request, Setup, Tunnel, receive};
+use super::message::{Deliver, Places, Request, Setup};
 use super::root::SHIM_DIR;
 use super::sys::open_tunnels;
 use super::zygote::{self, Home, Zygote, Zygotes};
-use super::{OciConfig, STATUS_SETUP_FAILED};
-use crate::body::{Body, Guard, Registry, RunDir, Watched};
-use crate::cgroup::{Groups, Limits, Version, hash};
-use crate::executor::{self, ENVIRONMENT};
-use crate::image::{ImageError, User};
-use crate::instance::{Greeted, Limit, greet};
+use crate::body::Registry;
+use crate::cgroup::{Groups, Limits, hash};
+use crate::executor;
+use crate::image::ImageError;
+use crate::instance::Limit;
 use crate::java::Kits;
-use crate::log::LogTail;
-use crate::network::{Device, Way, open_way};
-use crate::wire::Listener;
+use crate::network::open_way;
 use crate::{
-    Backend, BoxFuture, CreateError, Exit, ImageUse, Kind, NetworkConfig, NetworkSupport,
-    Prestarted, Pull, Sandbox, SandboxSpec, Shim,
+    Backend, BoxFuture, CreateError, ImageUse, Kind, NetworkConfig, NetworkSupport, Prestarted,
+    Pull, Sandbox, SandboxSpec, Shim,
 };
 
 /// Where the function's code is inside.
@@ -51,48 +45,6 @@ const PROCESSES_ROOTLESS: u32 = 1024;
 
 /// Bytes of an image's environment and command: they go through a pipe that nobody reads yet.
 const ENVIRONMENT_MAX: usize = 16 << 10;
-
-/// A sandbox to be started.
-#[derive(Clone)]
-struct Birth {
-    id: u64,
-    kind: Kind,
-    ground: Ground,
-    code_dir: Option<PathBuf>,
-    limits: Limits,
-    network: bool,
-    interpreter: Interpreter,
-}
-
-/// Where a sandbox's interpreter comes from.
-#[derive(Clone)]
-enum Interpreter {
-    /// Its executor starts it.
-    Started,
-    /// The same, and it becomes a zygote.
-    Zygote,
-    /// It is forked from a zygote.
-    Forked(Arc<Home>),
-}
-
-/// A sandbox that has been started, up to its shim's first word.
-struct Begun {
-    id: u64,
-    greeted: Greeted,
-    /// The helper that made it.
-    link: Arc<Link>,
-    tunnel: Way,
-}
-
-/// What a sandbox is made on.
-#[derive(Clone)]
-struct Ground {
-    link: Arc<Link>,
-    /// Without one, it is the host's root.
-    image: Option<Arc<Prepared>>,
-    /// The image's part of the environment.
-    environment: Vec<String>,
-}
 
 /// A sandbox without a function.
 struct Fresh {
@@ -370,150 +322,6 @@ impl OciBackend {
         ))
     }
 
-    /// Starts a sandbox up to its shim's first word: from a zygote, if there is one and that works.
-    async fn begin(&self, birth: Birth, limit: Limit) -> Result<Begun, CreateError> {
-        if let Some(home) = self.zygotes.find(&birth.kind, &birth.ground.link) {
-            let forked = Birth {
-                id: birth.id | zygote::CHILD,
-                interpreter: Interpreter::Forked(Arc::clone(&home)),
-                ..birth.clone()
-            };
-            let _birth = home.bear().await;
-            match self.start_one(forked, limit.at_most(zygote::START_MAX)).await {
-                Ok(begun) => return Ok(begun),
-                Err(error) => {
-                    home.retire();
-                    tracing::warn!(%error, "a zygote is of no more use");
-                }
-            }
-        }
-        self.start_one(birth, limit).await
-    }
-
-    async fn start_one(&self, birth: Birth, limit: Limit) -> Result<Begun, CreateError> {
-        let argv = self.command(&birth.kind).await?;
-        let link = Arc::clone(&birth.ground.link);
-        let making = |source| CreateError::io("making the sandbox's directory and pipes", source);
-        let dir = self
-            .config
-            .state_dir
-            .join("sandboxes")
-            .join(birth.id.to_string());
-        let dir = RunDir::create(dir).map_err(making)?;
-        let listener = Listener::bind(&dir.path().join("node.sock")).map_err(making)?;
-        let pipes = self.pipes(&birth, &argv).map_err(making)?;
-        let cgroup = self.create_early(&birth).await?;
-        let cgroup_dir = cgroup.as_ref().and_then(|cgroup| cgroup.open_dir());
-
-        let create = Request::Create(self.request(&birth, dir.path(), link.rootless));
-        let mut fds = vec![
-            pipes.config.as_fd(),
-            pipes.status.1.as_fd(),
-            pipes.log.1.as_fd(),
-            pipes.tunnel.1.as_fd(),
-        ];
-        match &birth.interpreter {
-            Interpreter::Forked(home) => {
-                fds.push(home.connection());
-                fds.extend(pipes.told.as_ref().map(AsFd::as_fd));
-            }
-            _ => fds.extend(cgroup_dir.as_ref().map(AsFd::as_fd)),
-        }
-        let (pid, pidfd) = link.request(&create, &fds).await?.started()?;
-        drop((pipes.config, pipes.status.1, pipes.log.1, pipes.tunnel.1));
-        drop(pipes.told);
-
-        let body = Body::new(pidfd, None).map_err(making)?;
-        body.set_memory(birth.limits.memory_mb);
-        let guard = Guard(body.clone());
-        let (attached, preparing) = match cgroup {
-            Some(cgroup) => {
-                body.set_cgroup(cgroup);
-                (None, None)
-            }
-            None => {
-                let (attached, preparing) = self.attach(&birth, body.clone(), pid);
-                (Some(attached), Some(preparing))
-            }
-        };
-        let watched = Watched {
-            id: birth.id,
-            body: body.clone(),
-            log: LogTail::start(pipes.log.0).map_err(making)?,
-            dir,
-            preparing,
-        };
-        let home = match &birth.interpreter {
-            Interpreter::Forked(home) => Some(Arc::clone(home)),
-            _ => None,
-        };
-        let (forked, user) = (home.is_some(), self.user(&birth));
-        let ended = async move {
-            let exit = exit(pipes.status.0).await;
-            // Until here: its first process ends with the zygote's.
-            drop(home);
-            exit
-        };
-        let end = self.registry.watch(watched, ended);
-        let prepare = |shim: Option<i32>| async move {
-            attach_shim(body, attached, shim).await?;
-            match (forked, shim) {
-                (true, Some(shim)) => make_sure(shim, pid, user).await,
-                (true, None) => Err(CreateError::Isolation("it can't be seen".to_owned())),
-                (false, _) => Ok(()),
-            }
-        };
-        let greeted = greet(limit, listener, guard, end, prepare).await?;
-        let (id, tunnel) = (birth.id, way(&pipes.tunnel.0));
-        Ok(Begun {
-            id,
-            greeted,
-            link,
-            tunnel,
-        })
-    }
-
-    fn request(&self, birth: &Birth, dir: &Path, rootless: bool) -> Create {
-        let processes = birth.limits.processes;
-        let user = self.user(birth);
-        Create {
-            id: birth.id,
-            code_dir: birth.code_dir.clone(),
-            socket_dir: dir.to_owned(),
-            image: birth.ground.image.as_ref().map(|image| image.id),
-            uid: user.uid,
-            gid: user.gid,
-            tmp_mb: self.config.tmp_mb,
-            data_mb: match self.groups.has("memory") {
-                true => 0,
-                false => birth.limits.memory_mb,
-            },
-            processes: match (self.groups.has("pids"), rootless) {
-                (true, _) => 0,
-                (false, false) => processes,
-                (false, true) => processes.max(PROCESSES_ROOTLESS),
-            },
-            network: birth.network,
-            zygote: match &birth.interpreter {
-                Interpreter::Forked(home) => Some(home.as_message()),
-                _ => None,
-            },
-        }
-    }
-
-    /// Whom its image names, or else one that no other sandbox has. Where there is but one, that.
-    fn user(&self, birth: &Birth) -> User {
-        let named = birth.ground.image.as_ref().and_then(|image| image.user);
-        match (self.own_users, named) {
-            (false, _) => User::same(ROOTLESS_UID),
-            (true, Some(user)) => user,
-            (true, None) => {
-                let number = self.first_user.wrapping_add(birth.id) % USERS;
-                User::same(self.config.uid_base + number as u32)
-            }
-        }
-    }
-
     fn limits(&self, spec: &SandboxSpec) -> Limits {
         limits(spec, self.config.process_max)
     }
@@ -526,150 +334,6 @@ impl OciBackend {
         let shim = Path::new(SHIM_DIR).join(kind.shim.file_name());
         let argv = executor::command(&kind.interpreter, kind.shim, &shim);
         Ok(argv.into_iter().map(OsString::from).collect())
-    }
-
-    fn pipes(&self, birth: &Birth, argv: &[OsString]) -> io::Result<Pipes> {
-        let argv: Vec<_> = argv.iter().map(OsString::as_os_str).collect();
-        let variables = executor::variables("/run/serverledge/node.sock", &birth.kind.preload);
-        let ours = birth.ground.image.is_none().then_some(ENVIRONMENT);
-        let mut environment: Vec<&str> = ours.into_iter().flatten().collect();
-        environment.extend(birth.ground.environment.iter().map(String::as_str));
-        environment.extend(variables.iter().map(String::as_str));
-        let (reader, mut writer) = io::pipe()?;
-        let config = match &birth.interpreter {
-            Interpreter::Forked(_) => vec![task::ADOPT],
-            Interpreter::Zygote => {
-                executor::config(task::STAY, &argv, &environment, &self.seccomp_zygote)
-            }
-            Interpreter::Started => {
-                executor::config(task::RUN, &argv, &environment, &self.seccomp)
-            }
-        };
-        // Fits the pipe, so this doesn't block: the largest part has a limit of 32 KiB.
-        writer.write_all(&config)?;
-        let forked = matches!(birth.interpreter, Interpreter::Forked(_));
-        let (status, log) = (io::pipe()?, io::pipe()?);
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let tunnel = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        Ok(Pipes {
-            config: reader.into(),
-            status: (
-                pipe::Receiver::from_owned_fd(status.0.into())?,
-                status.1.into(),
-            ),
-            log: (log.0.into(), log.1.into()),
-            tunnel,
-            told: forked.then(|| writer.into()),
-        })
-    }
-
-    /// With cgroup version 2, a process can be born in its cgroup, which costs nothing.
-    async fn create_early(
-        &self,
-        birth: &Birth,
-    ) -> Result<Option<crate::cgroup::Cgroup>, CreateError> {
-        // An interpreter that is forked is born in the zygote's, so it has to be moved as well.
-        let forked = matches!(birth.interpreter, Interpreter::Forked(_));
-        if self.groups.version() == Version::V1 || self.groups.is_empty() || forked {
-            return Ok(None);
-        }
-        let (groups, limits, name) = (self.groups.clone(), birth.limits, birth.id.to_string());
-        spawn_blocking(move || groups.create(&name, &limits).map(Some))
-            .await
-            .unwrap_or_else(|error| Err(error.into()))
-            .map_err(|source| CreateError::io("making the sandbox's cgroup", source))
-    }
-
-    /// With version 1, it has to be moved there, which takes up to 20 ms: meanwhile the
-    /// interpreter starts.
-    fn attach(&self, birth: &Birth, body: Arc<Body>, pid: i32) -> (Attached, JoinHandle<()>) {
-        let (groups, limits, name) = (self.groups.clone(), birth.limits, birth.id.to_string());
-        let (sender, receiver) = oneshot::channel();
-        let job = spawn_blocking(move || {
-            let attached = groups.create(&name, &limits).and_then(|cgroup| {
-                let attached = cgroup.attach_tree(pid);
-                body.set_cgroup(cgroup);
-                attached
-            });
-            // If nobody waits any more, the sandbox is being destroyed.
-            let _ = sender.send(attached);
-        });
-        (receiver, job)
-    }
-}
-
-type Attached = oneshot::Receiver<io::Result<()>>;
-
-struct Pipes {
-    config: OwnedFd,
-    status: (pipe::Receiver, OwnedFd),
-    log: (OwnedFd, OwnedFd),
-    tunnel: (OwnedFd, OwnedFd),
-    /// Where a zygote tells the executor of the interpreter.
-    told: Option<OwnedFd>,
-}
-
-/// What a sandbox has said of its way out. Doesn't wait: it has, before its executor started.
-fn way(socket: &OwnedFd) -> Way {
-    match receive::<Tunnel>(socket) {
-        Ok(Some((Tunnel { error: Some(error) }, _))) => Err(error),
-        Ok(Some((_, fds))) => fds
-            .into_iter()
-            .next()
-            .map(Device::new)
-            .ok_or_else(|| "it was lost".to_owned()),
-        Ok(None) => Err("none was asked for".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Waits until pid 1 and its children are in their cgroup, and makes sure of the interpreter. All
-/// this before any code of the function runs, so nothing else can be outside.
-async fn attach_shim(
-    body: Arc<Body>,
-    attached: Option<Attached>,
-    shim: Option<i32>,
-) -> Result<(), CreateError> {
-    let moving = |source| CreateError::io("moving the sandbox into its cgroup", source);
-    let Some(attached) = attached else {
-        return Ok(());
-    };
-    // If the sender is gone without a word, so is the runtime.
-    attached.await.unwrap_or(Ok(())).map_err(moving)?;
-    let (Some(cgroup), Some(shim)) = (body.cgroup(), shim) else {
-        return Ok(());
-    };
-    if cgroup.holds(shim) {
-        return Ok(());
-    }
-    let attach = move || {
-        body.cgroup()
-            .map_or(Ok(()), |cgroup| cgroup.attach_tree(shim))
-    };
-    let attached = spawn_blocking(attach).await;
-    attached
-        .unwrap_or_else(|error| Err(error.into()))
-        .map_err(moving)
-}
-
-/// Makes sure that an interpreter which was forked is as confined as one that was started.
-async fn make_sure(shim: i32, first: i32, user: User) -> Result<(), CreateError> {
-    let found = spawn_blocking(move || zygote::lapse(shim, first, user)).await;
-    match found {
-        Ok(None) => Ok(()),
-        Ok(Some(lapse)) => Err(CreateError::Isolation(lapse)),
-        Err(error) => Err(CreateError::io("looking at a process", error.into())),
-    }
-}
-
-/// How the sandbox ended, from what is written to its status pipe until it is closed.
-async fn exit(status: pipe::Receiver) -> Result<Option<Exit>, String> {
-    let mut bytes = Vec::new();
-    // An error is as good as silence.
-    let _ = status.take(STATUS_MAX).read_to_end(&mut bytes).await;
-    match bytes.split_first() {
-        Some((&STATUS_SETUP_FAILED, step)) => Err(String::from_utf8_lossy(step).into_owned()),
-        _ => executor::status(&bytes),
     }
 }
 

@@ -108,7 +108,9 @@ fn enter_joined(create: &Create, fds: &Fds, joined: &Joined) -> Result<Infallibl
     // Until then, its user is nobody in its user namespace.
     let told = receive::<()>(&joined.helper).map_err(Step::at("waiting for the helper"))?;
     if told.is_none() {
-        return Err(Step::at("waiting for the helper")(io::ErrorKind::UnexpectedEof));
+        return Err(Step::at("waiting for the helper")(
+            io::ErrorKind::UnexpectedEof,
+        ));
     }
     start_afresh()?;
     let here = Path::new(".");
@@ -134,7 +136,14 @@ fn enter_joined(create: &Create, fds: &Fds, joined: &Joined) -> Result<Infallibl
     send_order(joined.zygote.as_fd(), create, &order)
         .map_err(Step::at("asking the zygote for an interpreter"))?;
     let (log, config) = (fds.log.as_fd(), fds.config.as_fd());
-    let arranged = [null.as_fd(), log, log, config, fds.status.as_fd(), opens.as_fd()];
+    let arranged = [
+        null.as_fd(),
+        log,
+        log,
+        config,
+        fds.status.as_fd(),
+        opens.as_fd(),
+    ];
     sys::arrange_fds(arranged).map_err(Step::at("arranging descriptors"))?;
     Err(Step::at("starting the executor")(sys::exec(EXECUTOR_PATH)))
 }

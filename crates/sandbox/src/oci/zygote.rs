@@ -50,6 +50,11 @@ impl Zygote {
         self.0.is_fit()
     }
 
+    /// Its process, if that is visible from here.
+    pub fn pid(&self) -> Option<i32> {
+        self.0.greeted.shim_pid()
+    }
+
     /// What it holds that nobody else has, MiB, rounded up.
     pub fn memory_mb(&self) -> u64 {
         self.0.memory_mb
@@ -70,6 +75,8 @@ pub(super) struct Home {
     /// The helper that made it, and must make those from it.
     link: Arc<Link>,
     memory_mb: u64,
+    /// System call filters that it has itself, as have all that it forks.
+    filters: u32,
     since: Instant,
     children: AtomicU32,
     retired: AtomicBool,
@@ -78,8 +85,14 @@ pub(super) struct Home {
 
 impl Home {
     pub(super) fn new(id: u64, user: User, greeted: Greeted, link: Arc<Link>) -> Arc<Home> {
-        let memory_mb = greeted.shim_pid().map_or(0, anonymous_mb);
+        let status = greeted.shim_pid().and_then(|pid| {
+            let status = Path::new("/proc").join(pid.to_string()).join("status");
+            fs::read_to_string(status).ok()
+        });
+        let status = status.unwrap_or_default();
+        let memory_mb = number(&status, "RssAnon").div_ceil(1024);
         Arc::new(Home {
+            filters: number(&status, "Seccomp_filters") as u32,
             id,
             user,
             greeted,
@@ -110,10 +123,19 @@ impl Home {
         self.greeted.connection()
     }
 
-    /// Counts one more child; the permit is for the time until it is there.
+    /// Counts one more child, if it may still have one when its turn comes; the permit is for the time
+    /// until it is there.
     pub(super) async fn bear(&self) -> Option<OwnedSemaphorePermit> {
-        self.children.fetch_add(1, Ordering::Relaxed);
-        Arc::clone(&self.births).acquire_owned().await.ok()
+        let permit = Arc::clone(&self.births).acquire_owned().await.ok()?;
+        let fit = self.is_fit();
+        fit.then(|| self.children.fetch_add(1, Ordering::Relaxed))?;
+        Some(permit)
+    }
+
+    /// What of a sandbox's isolation an interpreter that was forked for it lacks, if anything. `first`
+    /// is the sandbox's own first process.
+    pub(super) fn lapse(&self, interpreter: i32, first: i32, user: User) -> Option<String> {
+        lapse(interpreter, first, user, self.filters + 1)
     }
 
     pub(super) fn as_message(&self) -> message::Zygote {
@@ -143,12 +165,10 @@ impl Zygotes {
     }
 }
 
-/// Memory of a process that no file is behind, MiB.
-fn anonymous_mb(pid: i32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kib = field(&status, "RssAnon").split_whitespace().next();
-    let kib: u64 = kib.and_then(|kib| kib.parse().ok()).unwrap_or(0);
-    kib.div_ceil(1024)
+/// A number of a process's status; memory is in KiB.
+fn number(status: &str, name: &str) -> u64 {
+    let number = field(status, name).split_whitespace().next();
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 fn field<'a>(status: &'a str, name: &str) -> &'a str {
@@ -160,7 +180,7 @@ fn field<'a>(status: &'a str, name: &str) -> &'a str {
 
 /// What of a sandbox's isolation an interpreter that was forked for it lacks, if anything. The zygote
 /// has done it, but this is where it is known: no function is loaded before.
-pub(super) fn lapse(interpreter: i32, first: i32, user: User) -> Option<String> {
+fn lapse(interpreter: i32, first: i32, user: User, filters: u32) -> Option<String> {
     let process = |pid: i32| Path::new("/proc").join(pid.to_string());
     let status = match fs::read_to_string(process(interpreter).join("status")) {
         Ok(status) => status,
@@ -179,8 +199,7 @@ pub(super) fn lapse(interpreter: i32, first: i32, user: User) -> Option<String> 
         ("CapAmb", none),
         ("NoNewPrivs", "1".to_owned()),
         ("Seccomp", "2".to_owned()),
-        // The zygote's and its own.
-        ("Seccomp_filters", "2".to_owned()),
+        ("Seccomp_filters", filters.to_string()),
     ];
     for (name, wanted) in expected {
         let found = field(&status, name);
@@ -206,13 +225,14 @@ mod tests {
     fn a_process_that_is_not_confined_is_told_from_one_that_is() {
         let own = std::process::id() as i32;
         let user = User::same(0x7fff_0000);
-        let lapse = lapse(own, own, user).unwrap();
+        let lapse = lapse(own, own, user, 2).unwrap();
         assert!(lapse.starts_with("Uid is "), "{lapse}");
         let status = "Name:\tx\nUid:\t1\t1\t1\t1\nGroups:\t \nNoNewPrivs:\t1\n";
         assert_eq!(field(status, "Uid"), "1\t1\t1\t1");
         assert_eq!(field(status, "Groups"), "");
         assert_eq!(field(status, "NoNewPrivs"), "1");
         assert_eq!(field(status, "Seccomp"), "");
-        assert!(anonymous_mb(own) > 0);
+        assert_eq!(number("RssAnon:\t    1234 kB\n", "RssAnon"), 1234);
+        assert_eq!(number(status, "RssAnon"), 0);
     }
 }

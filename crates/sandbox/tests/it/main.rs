@@ -17,3 +17,4 @@ mod hostile;
 mod image;
 mod measure;
 mod wasm;
+mod zygote;

@@ -25,6 +25,11 @@ pub(crate) fn signal(pid: u32, signal: &str) {
     assert!(status.success(), "no process {pid} to send {signal} to");
 }
 
+/// Whether a process is there that isn't a zombie.
+pub(crate) fn is_running(pid: u32) -> bool {
+    processes().contains_key(&pid)
+}
+
 /// What a running node has on the machine beside itself.
 #[derive(Debug, Default)]
 pub(crate) struct Footprint {
@@ -60,14 +65,15 @@ impl Footprint {
         files.len()
     }
 
-    /// Whether one of its sandboxes is frozen.
+    /// Whether one of its cgroups is frozen.
     pub(crate) fn is_frozen(&self) -> bool {
-        let is = |path: &Path, file: &str, state: &str| {
-            fs::read_to_string(path.join(file)).is_ok_and(|text| text.trim() == state)
+        let holds = |path: PathBuf, words: &str| {
+            fs::read_to_string(path).is_ok_and(|text| text.contains(words))
         };
-        self.cgroups
-            .iter()
-            .any(|(path, _)| is(path, "freezer.state", "FROZEN") || is(path, "cgroup.freeze", "1"))
+        self.cgroups.iter().any(|(path, _)| {
+            holds(path.join("freezer.state"), "FROZEN")
+                || holds(path.join("cgroup.events"), "frozen 1")
+        })
     }
 
     /// How many processes were seen.

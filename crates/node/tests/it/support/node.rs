@@ -321,6 +321,11 @@ impl Node {
         serde_json::from_value(self.get("/function").expect(200).json()).expect("an array of names")
     }
 
+    /// What the node has written to its log.
+    pub(crate) fn log_text(&self) -> String {
+        self.log.text()
+    }
+
     /// Waits until the node has written a line with this to its log.
     #[track_caller]
     pub(crate) fn wait_for_log(&self, text: &str) {
