@@ -20,6 +20,10 @@ const KINDS_MAX: usize = 16;
 /// How long no zygote is started of a kind of which one could not be had.
 const NO_ZYGOTE_FOR: Duration = Duration::from_secs(60);
 
+/// How long after the start of one the next zygote of a kind may be started: where none is of any use,
+/// that is what trying costs.
+const ZYGOTE_EVERY: Duration = Duration::from_secs(5);
+
 /// The sandboxes without a function.
 pub(crate) struct Prestarts {
     least: usize,
@@ -34,12 +38,13 @@ struct Shelf {
     ready: Vec<Box<dyn Prestarted>>,
     starting: bool,
     zygote: Place,
+    /// When the next zygote may be started.
+    zygote_after: Timestamp,
 }
 
 /// What a kind has of a zygote.
 enum Place {
-    /// None, and no sooner than then.
-    Empty(Timestamp),
+    Empty,
     Starting,
     /// With as many times a sandbox's memory as it takes.
     Taken(Zygote, usize),
@@ -51,7 +56,7 @@ impl Place {
         match self {
             Place::Taken(_, units) => {
                 let units = *units;
-                *self = Place::Empty(Timestamp::default());
+                *self = Place::Empty;
                 units
             }
             _ => 0,
@@ -91,7 +96,8 @@ impl Prestarts {
             demand: Demand::new(self.least, self.most),
             ready: Vec::new(),
             starting: false,
-            zygote: Place::Empty(Timestamp::default()),
+            zygote: Place::Empty,
+            zygote_after: Timestamp::default(),
         };
         self.shelves.insert(kind.clone(), shelf);
         true
@@ -156,9 +162,12 @@ impl Prestarts {
         let gone = match &shelf.zygote {
             Place::Starting => return (false, 0),
             Place::Taken(zygote, _) if zygote.is_fit() => return (false, 0),
-            Place::Empty(until) if now < *until => return (false, 0),
             _ => shelf.zygote.clear(),
         };
+        if now < shelf.zygote_after {
+            return (false, gone);
+        }
+        shelf.zygote_after = later(now, ZYGOTE_EVERY);
         shelf.zygote = Place::Starting;
         (true, gone)
     }
@@ -175,8 +184,10 @@ impl Prestarts {
         let Some(shelf) = self.shelves.get_mut(kind) else {
             return units;
         };
-        let later = Timestamp(now.0.saturating_add(NO_ZYGOTE_FOR));
-        shelf.zygote = Place::Empty(later);
+        shelf.zygote = Place::Empty;
+        if zygote.is_none() {
+            shelf.zygote_after = later(now, NO_ZYGOTE_FOR);
+        }
         if self.owed > 0 && units > 0 {
             self.owed -= 1;
             return units - 1;
@@ -222,6 +233,10 @@ impl Prestarts {
         }
         gone
     }
+}
+
+fn later(now: Timestamp, by: Duration) -> Timestamp {
+    Timestamp(now.0.saturating_add(by))
 }
 
 #[cfg(test)]
