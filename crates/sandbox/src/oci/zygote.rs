@@ -25,7 +25,7 @@ use crate::{Kind, lock};
 
 /// Sandboxes that a zygote has been forked for when another takes its place: they share the layout of
 /// their memory and the seed of their hashes.
-const CHILDREN_MAX: u32 = 256;
+const CHILDREN_MAX: u32 = 64;
 /// How long a zygote is used, for the same reason.
 const AGE_MAX: Duration = Duration::from_secs(600);
 /// Sandboxes that are being made from a zygote at once.
