@@ -138,7 +138,7 @@ async fn a_failed_step_is_named() {
         .map(drop)
         .unwrap_err()
         .to_string();
-    assert!(error.contains("mounting the code: No such file"), "{error}");
+    assert!(error.contains("mounting /app: No such file"), "{error}");
     let mut spec = machine.spec(Shim::Python, "");
     spec.interpreter = "/usr/bin/no-such-interpreter".into();
     let error = machine
