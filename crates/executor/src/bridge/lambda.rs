@@ -111,7 +111,7 @@ impl Lambda {
         }
         command
             .env("AWS_LAMBDA_RUNTIME_API", address.to_string())
-            .env("_HANDLER", &function.handler)
+            .env("_HANDLER", handler(function, argv))
             .env("AWS_LAMBDA_FUNCTION_NAME", &function.name)
             .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
             .env(
@@ -169,6 +169,15 @@ impl Lambda {
     /// The last answer has been sent.
     pub(super) fn answered(&self) {
         self.exchange.change(|state| state.is_answering = false);
+    }
+}
+
+/// What a client is told to load: what was registered, or else, as Lambda does with images, the last word
+/// of the command.
+fn handler(function: &Function, argv: &[OsString]) -> OsString {
+    match argv {
+        [_, .., last] if function.handler.is_empty() => last.clone(),
+        _ => OsString::from(&function.handler),
     }
 }
 

@@ -13,10 +13,9 @@ use serverledge_core::qos::Class;
 use serverledge_core::{Ipv4Network, Language};
 use serverledge_sandbox::docker::check_image;
 
+use super::fleet::{Hidden, Registry};
 use super::objects::Location;
-use super::sections::{
-    Config, Hidden, Isolation, LogFormat, Registry, RuntimeConfig, SandboxBackend,
-};
+use super::sections::{Config, Isolation, LogFormat, RuntimeConfig, SandboxBackend};
 use super::value::Scalar;
 use crate::fetch::Network;
 

@@ -9,6 +9,7 @@ mod balancer;
 mod classes;
 mod error;
 mod file;
+mod fleet;
 mod keys;
 mod objects;
 mod placement;
@@ -24,14 +25,14 @@ use std::path::{Path, PathBuf};
 
 pub use self::balancer::Balancer;
 pub use self::error::{ConfigError, Problem, Warning};
+pub use self::fleet::{Etcd, Federation, Hidden, Registry};
 use self::keys::{Effect, Found};
 pub use self::keys::{KeyDoc, describe};
 pub use self::objects::{Location, ObjectStore};
 pub use self::placement::Placement;
 pub use self::sections::{
-    Api, Async, Code, CodeUrl, Config, Container, Etcd, Federation, Function, Hidden, Image,
-    Isolation, Janitor, LogFormat, Network, Qos, Registry, RuntimeConfig, Sandbox, SandboxBackend,
-    Scheduler, Shutdown, Storage, Workflow,
+    Api, Async, Code, CodeUrl, Config, Container, Function, Image, Isolation, Janitor, LogFormat,
+    Network, Qos, RuntimeConfig, Sandbox, SandboxBackend, Scheduler, Shutdown, Storage, Workflow,
 };
 use self::value::Scalar;
 

@@ -84,7 +84,7 @@ impl ObjectStore {
 
     /// What is wrong with it, with the key to blame.
     pub(super) fn problem(&self) -> Option<(&'static str, String)> {
-        let endpoint = self.endpoint.as_deref().unwrap_or("https://aws");
+        let endpoint = self.endpoint.as_deref().unwrap_or("https://aws.example");
         let host = endpoint
             .strip_prefix("https://")
             .or_else(|| endpoint.strip_prefix("http://"));

@@ -1,13 +1,14 @@
-//! The status as a datagram: whoever sends one, of whatever content, gets one back; with a secret,
-//! only who has it.
+//! The status as a datagram: whoever sends one, of whatever content but an answer's, gets one back;
+//! with a secret, only who has it.
 //!
 //! That is how the original's nodes ask each other. They read 1024 bytes at most and wait without a
 //! limit of time. An answer is some hundred times as long as the shortest question, so where others
 //! can reach the port it answers so many a second and no more. A node that many ask answers
 //! shortly, without its functions.
 //!
-//! Where nodes gossip, their messages come to the same port, and a question is the original's and
-//! nothing else: two nodes that take each other's answers for questions would never end.
+//! Two nodes that take each other's answers for questions would never end, and one datagram with a
+//! false sender is enough to begin: what looks like an answer is none. Where nodes gossip, their
+//! messages come to the same port, and a question is the original's and nothing else.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,6 +25,9 @@ use crate::node::Node;
 
 /// What is looked at of a question.
 const QUESTION_MAX: usize = 256;
+
+/// How answers begin, those of the original included.
+const ANSWER: &[u8] = b"{";
 
 /// Answers within one [`PERIOD`].
 const ANSWERS_MAX: u32 = 2000;
@@ -74,6 +78,9 @@ pub(super) async fn serve(node: Arc<Node>, own: Id, socket: Arc<UdpSocket>, inbo
             if federation.secret.is_none() && datagram != question::PLAIN {
                 continue;
             }
+        }
+        if federation.secret.is_none() && received[..length].starts_with(ANSWER) {
+            continue;
         }
         if since.elapsed() >= PERIOD {
             (since, count) = (Instant::now(), 0);

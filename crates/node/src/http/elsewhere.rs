@@ -91,16 +91,17 @@ async fn ask(
         path: path.map_or("/", |path| path.as_str()),
         body,
     };
-    let mut unknown = subject.unknown();
+    // What the likeliest one says counts.
+    let mut first = None;
     for key in takeover::locate(node, subject.id).await {
-        match federation.forward(&key, &request).await {
-            // It may be on its way from there to the next one.
-            Ok(answered) if answered.status == 404 => {}
+        let error = match federation.forward(&key, &request).await {
+            Ok(answered) if answered.status == 404 => subject.unknown(),
             Ok(Answered { status, kind, body }) => {
                 return Ok(reply(status, kind.unwrap_or(JSON), body));
             }
-            Err(reason) => unknown = RunError::Elsewhere { node: key, reason },
-        }
+            Err(reason) => RunError::Elsewhere { node: key, reason },
+        };
+        first.get_or_insert(error);
     }
-    Err(unknown.into())
+    Err(first.unwrap_or_else(|| subject.unknown()).into())
 }

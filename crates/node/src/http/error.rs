@@ -190,8 +190,13 @@ impl ApiError {
             Self::Workflow(error) => error.into_reply(),
             other => {
                 let problem = other.problem();
-                // A URL that doesn't answer is for its sender to mend.
-                let theirs = matches!(&other, Self::Fetch(e) if e.blame() != Blame::Node);
+                let theirs = match &other {
+                    // A URL that doesn't answer is for its sender to mend.
+                    Self::Fetch(error) => error.blame() != Blame::Node,
+                    // Said before, by who has met it first.
+                    Self::Run(RunError::Away | RunError::Elsewhere { .. }) => true,
+                    _ => false,
+                };
                 if problem.status >= 500 && !theirs {
                     error!(error = crate::chain(&other), "request failed");
                 }

@@ -184,10 +184,11 @@ const REQUEST_ID_MAX: usize = 600;
 pub(super) async fn poll(node: &Node, raw_id: &str) -> Result<Reply, ApiError> {
     let mut pending = false;
     for id in path::names(raw_id) {
+        // In this order: a call that ends in between has a result.
+        pending |= node.async_calls.is_pending(&id)?;
         if let Some(result) = node.async_calls.result(&id)? {
             return Ok(reply(StatusCode::OK, JSON, result));
         }
-        pending |= node.async_calls.is_pending(&id)?;
     }
     let id = path::names(raw_id).last().unwrap_or_default().into_owned();
     if let Some(federation) = node.federation.as_ref().filter(|_| !pending)

@@ -425,7 +425,7 @@ mod tests {
             store.endpoint = None;
             store.region = "eu-south-1".into();
         });
-        let expected = "https://s3.eu-south-1.amazonaws.com/data/a%20b/c";
+        let expected = ["https://", "s3.eu-south-1.amazonaws.com/data/a%20b/c"].concat();
         assert_eq!(aws.await, expected);
     }
 

@@ -15,10 +15,10 @@ use tracing::warn;
 
 use super::writer::Operation;
 
-/// Size of the log, bytes. It bounds what is done again at a start (some 4,000 transactions of a
+/// Size of the log, bytes. It bounds what is done again at a start (some 2,000 transactions of a
 /// workflow: a tenth of a second), and how long a write waits while the database goes to the disk.
 /// Less in tests, which want to see that.
-pub(super) const LOG_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 2 << 20 };
+pub(super) const LOG_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 1 << 20 };
 
 /// The file grows by this much at a time. A write that makes its file longer takes the disk twice as
 /// long as one over what is there.

@@ -33,7 +33,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use serde_json::Value;
-use serverledge_asl::{About, Dialect, Event, Execution, Limits, Start};
+use serverledge_asl::{About, Dialect, Effect, Event, Execution, Limits, Start};
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -375,22 +375,24 @@ async fn standard(
         Some(takeover) => begin_shared(node, takeover, begin, &mut run).await?,
     }
     fault::after_write();
-    let waiting = match run.carry_out(effects) {
-        Some(End::Finished(finished)) => Wait::Ended(Arc::new(finished)),
-        _ => {
-            let inbox = node.workflows.live.insert(id);
-            let ended = node.workflows.live.wait(id);
-            wake::spawn(run, inbox, Vec::new());
-            Wait::Coming(ended.ok_or(StartError::ShuttingDown)?)
-        }
-    };
     Ok(Started {
         id: text_of(id),
         name,
         started: at,
         kind: Kind::Standard,
-        waiting,
+        waiting: go_on(node, run, effects)?,
     })
+}
+
+/// Lets an execution that has been written go on.
+fn go_on(node: &Arc<Node>, mut run: Run, effects: Vec<Effect>) -> Result<Wait, StartError> {
+    if let Some(End::Finished(finished)) = run.carry_out(effects) {
+        return Ok(Wait::Ended(Arc::new(finished)));
+    }
+    let inbox = node.workflows.live.insert(run.id);
+    let ended = node.workflows.live.wait(run.id);
+    wake::spawn(run, inbox, Vec::new());
+    Ok(Wait::Coming(ended.ok_or(StartError::ShuttingDown)?))
 }
 
 /// Writes a new execution to disk, and to where other nodes find it.

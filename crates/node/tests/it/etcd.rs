@@ -31,7 +31,17 @@ fn status_by_datagram(port: u16) -> Value {
     socket.send_to(b"A", ("127.0.0.1", port)).unwrap();
     let mut answer = [0; 1024];
     let length = socket.recv(&mut answer).unwrap();
-    serde_json::from_slice(&answer[..length]).unwrap()
+    let status = serde_json::from_slice(&answer[..length]).unwrap();
+    // An answer is no question: two nodes would ask each other for ever.
+    socket
+        .send_to(&answer[..length], ("127.0.0.1", port))
+        .unwrap();
+    socket.send_to(b"B", ("127.0.0.1", port)).unwrap();
+    socket.recv(&mut answer).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let more = socket.recv(&mut answer);
+    assert!(more.is_err(), "two answers to one question");
+    status
 }
 
 fn knows(node: &Node, name: &str) -> bool {

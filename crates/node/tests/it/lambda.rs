@@ -17,6 +17,8 @@ struct Example {
     name: &'static str,
     handler: &'static str,
     packages: &'static str,
+    /// What of that belongs to the function.
+    members: &'static str,
     error: &'static str,
 }
 
@@ -24,6 +26,7 @@ const NODEJS: Example = Example {
     name: "nodejs",
     handler: "index.handler",
     packages: "target/lambda-nodejs",
+    members: "./node_modules",
     error: "RangeError",
 };
 
@@ -31,6 +34,7 @@ const PYTHON: Example = Example {
     name: "python",
     handler: "function.handler",
     packages: "target/lambda-python",
+    members: ".",
     error: "ValueError",
 };
 
@@ -40,11 +44,11 @@ impl Example {
         let packages = Path::new(ROOT).join(self.packages);
         assert!(packages.is_dir(), "no {}: `cargo xtask ci`", self.packages);
         let output = Command::new("tar")
-            .args(["-cf", "-", "--exclude=__pycache__", "--exclude=package*.json"])
-            .arg(format!("--transform=s,^\\./,{directory},"))
+            .args(["-cf", "-", "--exclude=__pycache__"])
+            .arg(format!("--transform=s,^\\./,./{directory},"))
             .arg("-C")
             .arg(packages)
-            .arg(".")
+            .arg(self.members)
             .arg("-C")
             .arg(Path::new(ROOT).join("examples/lambda").join(self.name))
             .arg(".")
@@ -115,10 +119,14 @@ fn an_image_for_lambda_in_nodejs_runs_in_a_container() {
     files.extend(Some(modules).filter(|path| Path::new(path).is_dir()));
     let mut tar = Command::new("tar");
     tar.args(["--dereference", "-rf"]).arg(&archive);
-    tar.args(["-C", "/"]).args(files.iter().map(|file| &file[1..]));
+    tar.args(["-C", "/"])
+        .args(files.iter().map(|file| &file[1..]));
     assert!(tar.status().unwrap().success());
     let version = hash(&format!("{} {files:?}", function.len()));
-    let image = format!("serverledge-test-lambda-node:{version}-{}", std::process::id());
+    let image = format!(
+        "serverledge-test-lambda-node:{version}-{}",
+        std::process::id()
+    );
     let changes = [
         "WORKDIR /function",
         "ENV LAMBDA_TASK_ROOT=/function",

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::support::function::echo;
 use crate::support::machine::{self, Footprint};
 use crate::support::node::{assert_nothing_left, try_invoke};
 use crate::support::{Node, PATIENCE, eventually, javascript, node, python};
@@ -236,9 +237,11 @@ fn a_call_that_kills_its_node_again_and_again_is_given_up() {
 fn a_call_that_waits_while_another_kills_the_node_is_run_in_the_end() {
     let mut running = node().memory(64).set("async.attempts_max", 2).start();
     register(&running);
+    // Of another function, so that it is the first call's running that is seen.
+    running.create(&echo("waits").memory(64));
     let poison = running.invoke_async("py", json!({ "s": 30, "n": 0 }));
     let waiting: Vec<_> = (1..4)
-        .map(|n| (running.invoke_async("py", json!({ "s": 0, "n": n })), n))
+        .map(|n| (running.invoke_async("waits", json!(n)), n))
         .collect();
     // Once before it counts, and twice that count.
     for _ in 0..3 {

@@ -265,7 +265,8 @@ impl<'a> Claiming<'a> {
         let claiming = takeover.claiming.lock();
         let mut claiming = claiming.unwrap_or_else(PoisonError::into_inner);
         let is_new = takeover.held_as(id).is_none() && claiming.insert(id);
-        is_new.then_some(Self { takeover, id })
+        // Only if it is: dropping one takes the lock.
+        is_new.then(|| Self { takeover, id })
     }
 }
 
@@ -305,12 +306,7 @@ async fn try_claim(
     let Some(head) = head else {
         return Ok(());
     };
-    let definition = takeover
-        .etcd
-        .get(&keys::definition(&head.digest))
-        .await?
-        .map(|entry| entry.value);
-    let Some(definition) = definition else {
+    let Some(definition) = definition(node, takeover, &head.digest).await? else {
         let execution = text_of(id);
         warn!(
             execution,
@@ -338,6 +334,19 @@ async fn try_claim(
         );
     }
     Ok(())
+}
+
+/// The definition with this digest: most executions of a workflow have the same one.
+async fn definition(
+    node: &Node,
+    takeover: &Takeover,
+    digest: &str,
+) -> Result<Option<Vec<u8>>, Unsettled> {
+    if let Some(known) = node.store.definition(digest)? {
+        return Ok(Some(known));
+    }
+    let entry = takeover.etcd.get(&keys::definition(digest)).await?;
+    Ok(entry.map(|entry| entry.value))
 }
 
 /// Whether something that the definition calls isn't known here.
@@ -427,9 +436,8 @@ async fn adopt(
         let replayed = journal::replay_records(&machine, shown);
         (replayed, records)
     });
-    let replayed = replayed.await;
-    let (replayed, some) =
-        replayed.map_err(|_| RunError::Journal("reading it failed".to_owned()))?;
+    let broken = |_| RunError::Journal("reading it failed".to_owned());
+    let (replayed, some) = replayed.await.map_err(broken)?;
     records = some;
     let ended = replayed.as_ref().ok().and_then(|replayed| {
         let outcome = replayed.execution.outcome()?;
