@@ -14,6 +14,7 @@ mod report;
 mod server;
 mod wasm;
 mod workflow;
+mod zygote;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,9 +40,10 @@ enum Benchmark {
     Workflow,
     Balancer,
     Fleet,
+    Zygote,
 }
 
-const BENCHMARKS: [(&str, Benchmark); 14] = [
+const BENCHMARKS: [(&str, Benchmark); 15] = [
     ("warm-python", Benchmark::Warm(Language::Python)),
     ("warm-node", Benchmark::Warm(Language::Node)),
     ("wasm", Benchmark::Wasm),
@@ -56,6 +58,7 @@ const BENCHMARKS: [(&str, Benchmark); 14] = [
     ("workflow", Benchmark::Workflow),
     ("lb", Benchmark::Balancer),
     ("fleet", Benchmark::Fleet),
+    ("zygote", Benchmark::Zygote),
 ];
 
 /// What is measured, how often and how long.
@@ -132,6 +135,7 @@ pub(crate) fn run(words: &[&str]) -> anyhow::Result<()> {
             Benchmark::Workflow => workflow::all(&plan, &mut report)?,
             Benchmark::Balancer => lb::calls(&plan, &mut report)?,
             Benchmark::Fleet => fleet::all(&plan, &mut report)?,
+            Benchmark::Zygote => zygote::sandboxes(&mut report)?,
         }
     }
     report.print();

@@ -344,7 +344,7 @@ pub(super) fn temporary(what: &str) -> PathBuf {
 }
 
 /// A tar archive with one file, as the API wants it.
-fn tar_base64(path: &Path) -> anyhow::Result<String> {
+pub(super) fn tar_base64(path: &Path) -> anyhow::Result<String> {
     let directory = path.parent().context("a file in a directory")?;
     let file = path.file_name().context("a file")?;
     let script = r#"tar -C "$0" -cf - "$1" | base64 -w0"#;
