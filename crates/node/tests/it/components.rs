@@ -13,7 +13,7 @@ use crate::support::wasm::artifact;
 use crate::support::{Node, node};
 
 /// How long the node may take to compile, seconds.
-const COMPILING_MAX: u32 = 600;
+const COMPILING_MAX: u32 = 1200;
 
 fn invoke(node: &Node, name: &str, params: Value) -> Response {
     let request = json!({ "Params": params, "ReturnOutput": true });

@@ -101,7 +101,7 @@ pub(crate) fn typed(command: &str) -> Option<String> {
 }
 
 /// How long a command may take, seconds. Some compile an interpreter.
-const PATIENCE: &str = "600";
+const PATIENCE: &str = "1200";
 
 pub(crate) fn run(command: &str, port: u16, storage: &Path) -> Output {
     Command::new("timeout")

@@ -68,7 +68,8 @@ impl Wasm {
             memory_mb: 32,
             cpu: 0.0,
             slots: 1,
-            timeout_start: Duration::from_secs(60),
+            // The compiler comes after everything else on the machine.
+            timeout_start: Duration::from_secs(600),
         }
     }
 
