@@ -5,7 +5,7 @@
 //   jco componentize hello.js --cwd . --wit serverledge.wit --world-name function --backend qjs \
 //       --backend-qjs-disable-async --out hello.wasm
 //
-// What is written to the console is shown to callers who ask for output.
+// What is written to the console, which QuickJS doesn't have, is shown to callers who ask for output.
 
 export const handler = {
   handle(params, context) {
@@ -13,9 +13,9 @@ export const handler = {
     // An exception of JavaScript's own, if there is no name, is a failure as well.
     const name = given.name.trim();
     if (name === "") {
-      throw { kind: "NoName", message: "the parameter `name` is empty" };
+      throw { name: "NoName", message: "the parameter `name` is empty" };
     }
-    console.log(`greeting ${name} for ${context.requestId}`);
+    globalThis.console?.log(`greeting ${name} for ${context.requestId}`);
     const { functionName, memoryMb } = context;
     return JSON.stringify({ message: `Hello, ${name}!`, functionName, memoryMb });
   },

@@ -71,7 +71,9 @@ pub fn encode_means(means: &Means) -> Vec<u8> {
 
 /// What the file says.
 pub fn decode_means(text: &[u8]) -> Result<Means, serde_json::Error> {
-    let file: Retrieved = serde_json::from_slice(text)?;
+    // A struct would be read from a list as well.
+    let file: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(text)?;
+    let file: Retrieved = serde_json::from_value(file.into())?;
     let mut functions: BTreeMap<String, FunctionMeans> = BTreeMap::new();
     for (name, bytes) in file.avg_output_size {
         functions.entry(name).or_default().output_bytes = Some(bytes);

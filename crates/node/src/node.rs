@@ -535,6 +535,8 @@ impl Node {
         let configured = configured.filter_map(|runtime| runtime.image.clone());
         let mut keep = self.catalog.images();
         keep.extend(configured);
+        let copies = self.federation.as_ref().map(|it| it.copies.images());
+        keep.extend(copies.into_iter().flatten());
         self.backend.collect_images(keep.clone()).await;
         self.wasm.collect_images(keep).await;
     }

@@ -118,6 +118,19 @@ impl Body {
         self.cgroup.get()
     }
 
+    /// Freezes or thaws it, where that is possible. One that is being killed stays thawed: nobody would
+    /// thaw it after [`Body::kill`], and it could not die.
+    pub(crate) fn freeze(&self, frozen: bool) -> io::Result<()> {
+        let Some(cgroup) = self.cgroup.get() else {
+            return Ok(());
+        };
+        cgroup.freeze(frozen)?;
+        match frozen && self.killed.load(Ordering::SeqCst) {
+            true => cgroup.freeze(false),
+            false => Ok(()),
+        }
+    }
+
     fn kill_group(&self) {
         if let Hold::Process {
             group: Some(group), ..

@@ -362,7 +362,7 @@ impl Rest {
             *frozen = freeze;
             // A matter of microseconds when idle, but in the worst case it blocks.
             let body = Arc::clone(&self.body);
-            let write = move || body.cgroup().map_or(Ok(()), |cgroup| cgroup.freeze(freeze));
+            let write = move || body.freeze(freeze);
             if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
                 tracing::warn!(%error, freeze, "freezing or thawing a sandbox failed");
             }

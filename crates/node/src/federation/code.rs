@@ -185,8 +185,7 @@ impl Federation {
     }
 
     async fn get(&self, node: &Node, member: &Member, digest: &Digest) -> Result<Bytes, String> {
-        let Member { host, api_port, .. } = member;
-        let request = Request::get(format!("http://{host}:{api_port}{PATH}{digest}"));
+        let request = Request::get(format!("http://{}{PATH}{digest}", member.authority()));
         let mut request = request.body(Empty::<Bytes>::new()).map_err(said)?;
         if let Some(secret) = &self.secret {
             signature::sign(secret, &mut request, b"", unix_micros());

@@ -166,6 +166,15 @@ impl Copies {
         copies.any(|copy| copy.function.record.code.as_deref() == Some(digest))
     }
 
+    /// The images of all.
+    pub(crate) fn images(&self) -> Vec<String> {
+        let slots = self.lock();
+        let copies = slots.values().filter_map(|slot| slot.copy.as_ref());
+        copies
+            .filter_map(|copy| copy.function.image.clone())
+            .collect()
+    }
+
     /// Lets go of what nobody has called for long.
     pub(crate) fn sweep(&self, node: &Node) {
         self.retire(node, |_, slot| {
@@ -177,7 +186,9 @@ impl Copies {
     fn slot(&self, node: &Node, meant: &Meant) -> Option<Got> {
         let mut slots = self.lock();
         if let Some(slot) = slots.get_mut(&meant.digest)
-            && !(slot.has_failed() && slot.used.elapsed() > FAILURE_HELD)
+            // Another node may have what one hadn't.
+            && !(slot.has_failed()
+                && (slot.used.elapsed() > FAILURE_HELD || slot.origin != meant.origin))
         {
             // What failed is tried again after a while, however often it is asked for.
             if !slot.has_failed() {
@@ -335,8 +346,8 @@ impl Federation {
 
     /// What a member says of a function; `None` if it hasn't got it.
     async fn definition_at(&self, origin: &Member, meant: &Meant) -> Result<Option<Bytes>, String> {
-        let Member { host, api_port, .. } = origin;
-        let request = Request::get(format!("http://{host}:{api_port}{PATH}{}", meant.digest));
+        let url = format!("http://{}{PATH}{}", origin.authority(), meant.digest);
+        let request = Request::get(url);
         let request = request.body(Empty::<Bytes>::new());
         let mut request = request.map_err(|error| crate::chain(&error))?;
         if let Some(secret) = &self.secret {

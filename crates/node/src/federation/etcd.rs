@@ -103,9 +103,9 @@ pub enum EtcdError {
 
 impl EtcdError {
     /// Whether etcd will never do what it was asked. (404 is a lease that has ended; who may do what
-    /// can be mended; and it says so when it is behind.)
+    /// can be mended; 408 and 499 are its own end; and it says so when it is behind.)
     pub(crate) fn is_final(&self) -> bool {
-        let passing = [401, 403, 404];
+        let passing = [401, 403, 404, 408, 499];
         matches!(self, Self::Refused { status, message, .. }
             if (400..500).contains(status) && !passing.contains(status)
                 && !message.contains("too many requests"))

@@ -43,11 +43,10 @@ impl Federation {
         let all = self.members.all();
         let member = all.values().find(|it| it.key == key && !it.is_balancer);
         let member = member.ok_or("it is not among the members of the fleet")?;
-        let (host, port) = (&member.host, member.api_port);
         let body = Bytes::copy_from_slice(request.body);
         let mut sent = Request::builder()
             .method(request.method)
-            .uri(format!("http://{host}:{port}{}", request.path))
+            .uri(format!("http://{}{}", member.authority(), request.path))
             .header(HOPS, HeaderValue::from_static("1"))
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(Full::new(body))

@@ -2,6 +2,7 @@
 //! `registry/<area>/__lb/<arch>/<key>` for a load balancer, `ip;apiPort;udpPort;arch` for both.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -34,6 +35,13 @@ pub struct Member {
     pub architecture: String,
 }
 
+/// An address or a name, and nothing that would mean more in a URL.
+fn is_host(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let is_name = !text.is_empty() && text.bytes().all(is_plain);
+    is_name || text.parse::<Ipv6Addr>().is_ok()
+}
+
 impl Member {
     /// As the registry has it; `None` for what is no member.
     pub(super) fn parse(key: &str, value: &[u8]) -> Option<Self> {
@@ -42,7 +50,7 @@ impl Member {
         let is_balancer = path.clone().next()? == BALANCER;
         let name = path.next_back()?;
         let mut fields = std::str::from_utf8(value).ok()?.split(';');
-        let host = fields.next().filter(|host| !host.is_empty())?;
+        let host = fields.next().filter(|host| is_host(host))?;
         Some(Self {
             key: name.to_owned(),
             area: area.to_owned(),
@@ -53,6 +61,15 @@ impl Member {
             // Not the path's: the original's nodes write there what their configuration says.
             architecture: fields.next()?.to_owned(),
         })
+    }
+
+    /// Where its API is, as URLs have it.
+    pub(crate) fn authority(&self) -> String {
+        let Self { host, api_port, .. } = self;
+        match host.parse::<Ipv6Addr>() {
+            Ok(ip) => format!("[{ip}]:{api_port}"),
+            Err(_) => format!("{host}:{api_port}"),
+        }
     }
 
     /// Those of an area, load balancers first.

@@ -203,7 +203,12 @@ impl Offloader {
     ) -> Sent {
         let mut request = match request(member, &function.record.name, invocation, along) {
             Ok(request) => request,
-            Err(source) => return failed(member, source.into()),
+            // Nothing was sent.
+            Err(_) => {
+                let answered = Err::<(), _>(Sent::NotBegun(Reason::Unreachable));
+                self.note(&member.key, &answered);
+                return Sent::NotBegun(Reason::Unreachable);
+            }
         };
         if let Some(origin) = self.origin.get()
             && let Some(meant) = Meant::header(node, function, origin)
@@ -295,11 +300,10 @@ fn request(
         invocation.return_output
     );
     body.extend_from_slice(rest.as_bytes());
-    let Member { host, api_port, .. } = member;
     let name = utf8_percent_encode(function, PLAIN);
     let mut request = Request::builder()
         .method(Method::POST)
-        .uri(format!("http://{host}:{api_port}/invoke/{name}"))
+        .uri(format!("http://{}/invoke/{name}", member.authority()))
         .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
         .header(HOPS, HeaderValue::from_static("1"))
         .header(REQUEST_ID, &invocation.request_id)

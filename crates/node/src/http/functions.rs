@@ -156,6 +156,8 @@ pub(crate) async fn copy(
         None => None,
         Some(digest) => pull_code(node, digest, holder).await?,
     };
+    // What can't start here has not begun, and may run elsewhere.
+    provide_image(node, &record).await?;
     let _guard = lock(node, &record.name).await;
     if archive.is_some() {
         store_code(node, archive).await?;

@@ -1,7 +1,7 @@
 //! Histories: nobody stores them, so they are computed from the journal when somebody asks.
 //!
 //! Who reads one page by page, or asks again and again what is new, would have the node go through
-//! the whole journal each time. So a [`Cursor`] is kept for the next request: the execution as it was
+//! the whole journal each time. So a `Cursor` is kept for the next request: the execution as it was
 //! behind the page before. A page costs what happened in it, and only the first request for a page
 //! from the midst costs more.
 

@@ -91,6 +91,7 @@ impl Journal {
         let next = || self.next.fetch_add(1, Ordering::Relaxed);
         let sequence = *place.get_or_insert_with(next);
         let record = encode(entries)?;
+        let ends = standing.as_ref().is_some_and(|it| it.wake.is_none());
         let append = |record| Append {
             id: self.id,
             sequence,
@@ -100,6 +101,11 @@ impl Journal {
         super::fault::before_write();
         match &self.copy {
             None => self.store.append_journal(append(record)).await?,
+            // First where others see it: one that had ended here only could end otherwise elsewhere.
+            Some(copy) if ends => {
+                copy.append(sequence, &record).await?;
+                self.store.append_journal(append(record)).await?;
+            }
             Some(copy) => {
                 let local = self.store.append_journal(append(record.clone()));
                 let (local, there) = tokio::join!(local, copy.append(sequence, &record));

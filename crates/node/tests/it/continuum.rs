@@ -171,13 +171,14 @@ fn a_lossy_link_loses_no_call() {
     let fleet = start(continuum().to_the_cloud(lossy.bandwidth(1 << 20)).seed(3));
     create(&fleet, "milan", &large("large"));
     until_known(&fleet, "large", &["milan", "cloud"]);
-    for n in 0..20 {
+    let lost = || fleet.network().traffic("milan", "cloud").unwrap().dropped;
+    // Until some were; 5 % of many are never none.
+    for n in (0..1000).take_while(|n| *n < 20 || lost() == 0) {
         let reply = call(&fleet, "milan", "large", json!({ "n": n }));
         assert_eq!(ran_at(&reply), "cloud");
         assert_eq!(result(&reply), json!({ "n": n }));
     }
-    let traffic = fleet.network().traffic("milan", "cloud").unwrap();
-    assert!(traffic.dropped > 0, "nothing was lost: {traffic:?}");
+    assert!(lost() > 0, "nothing was lost");
 }
 
 #[test]

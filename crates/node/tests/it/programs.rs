@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::http::Response;
 use crate::support::{Function, Node, eventually, node, python};
 
 /// A function of the runtime `custom` with these files. Archives made here carry no mode bits, as
@@ -308,6 +309,16 @@ while True:
     threading.Thread(target=serve, args=(connection, connections)).start()
 ";
 
+/// A call after one whose connection the server closes, which it may not have done yet: what is sent
+/// into a connection that is just being closed is lost, and not sent again.
+#[track_caller]
+fn answered(node: &Node, function: &str) -> Response {
+    eventually("a call to be answered", || {
+        let reply = node.invoke(function, json!({}));
+        (reply.status == 200).then_some(reply)
+    })
+}
+
 #[test]
 fn connections_to_a_server_are_kept_while_that_is_safe() {
     let node = node().start();
@@ -320,7 +331,8 @@ fn connections_to_a_server_are_kept_while_that_is_safe() {
     let first = connection(json!({}));
     assert_eq!(connection(json!({})), first, "kept");
     assert_eq!(connection(json!({"close": true})), first);
-    assert_eq!(connection(json!({})), first + 1, "the server closed it");
+    let next = answered(&node, "f").result();
+    assert_eq!(next, json!(first + 1), "the server closed it");
     // Twice the answer: the second one must not be taken for that of the next call.
     assert_eq!(connection(json!({"times": 2})), first + 1);
     assert_eq!(connection(json!({})), first + 2);
@@ -344,7 +356,7 @@ fn whatever_a_server_answers_is_an_error_at_worst() {
     ] {
         let reply = node.invoke("f", json!({"raw": raw, "close": true}));
         assert_eq!(reply.status, 500, "{raw:.60}: {}", reply.shown());
-        node.invoke("f", json!({})).expect(200);
+        answered(&node, "f");
     }
 }
 

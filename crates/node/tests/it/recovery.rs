@@ -241,7 +241,7 @@ fn a_call_that_waits_while_another_kills_the_node_is_run_in_the_end() {
     running.create(&echo("waits").memory(64));
     let poison = running.invoke_async("py", json!({ "s": 30, "n": 0 }));
     let waiting: Vec<_> = (1..4)
-        .map(|n| (running.invoke_async("waits", json!(n)), n))
+        .map(|n| (running.invoke_async("waits", json!({ "n": n })), n))
         .collect();
     // Once before it counts, and twice that count.
     for _ in 0..3 {
@@ -251,7 +251,7 @@ fn a_call_that_waits_while_another_kills_the_node_is_run_in_the_end() {
     let given_up = running.poll(&poison);
     assert_eq!(given_up.field("Success"), false, "{}", given_up.shown());
     for (id, n) in waiting {
-        assert_eq!(running.poll(&id).result(), json!(n));
+        assert_eq!(running.poll(&id).result(), json!({ "n": n }));
     }
 }
 

@@ -18,6 +18,10 @@ pub(super) const EXPORT: &str = "serverledge:function/handler@0.1.0";
 /// told from other mistakes.
 const LIFTED_BYTES_MAX: usize = 2 * RESULT_BYTES_MAX;
 
+/// What of a failure is told, bytes, as with the other languages.
+const NAME_BYTES_MAX: usize = 256;
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
+
 mod bindings {
     wasmtime::component::bindgen!({
         path: "../../sdk/wasm/serverledge.wit",
@@ -50,6 +54,31 @@ pub(super) async fn run(
             Ended::Failure(error("ResultTooLarge", too_large()))
         }
         Ok(result) => Ended::Result(result.into_bytes()),
-        Err(Failure { kind, message }) => Ended::Failure(error(&kind, message)),
+        Err(Failure { name, message }) => {
+            let name = cut(name, NAME_BYTES_MAX);
+            Ended::Failure(error(&name, cut(message, MESSAGE_BYTES_MAX)))
+        }
     })
+}
+
+/// At most so many bytes of a text, whole characters.
+fn cut(mut text: String, bytes_max: usize) -> String {
+    let mut end = bytes_max.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert_eq!(cut("abc".into(), 3), "abc");
+        assert_eq!(cut("aü€".into(), 5), "aü");
+        assert_eq!(cut("€".into(), 2), "");
+    }
 }

@@ -99,12 +99,12 @@ fn built(
     workflow: &str,
     request: &ResumeWorkflow,
 ) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
-    let Member { host, api_port, .. } = member;
     let body = serverledge_api::encode(request);
     Request::builder()
         .method(Method::POST)
         .uri(format!(
-            "http://{host}:{api_port}/workflow/resume/{}",
+            "http://{}/workflow/resume/{}",
+            member.authority(),
             escape(workflow)
         ))
         .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))

@@ -125,11 +125,18 @@ async fn owners(takeover: &Takeover) -> Result<Vec<String>, Unsettled> {
     loop {
         let (etcd, from_here) = (&takeover.etcd, from.as_deref());
         let page = etcd.page(keys::OWNED, from_here, 1, Values::Left).await?;
-        let Some((owner, _)) = page.first().and_then(|entry| keys::owned_of(&entry.key)) else {
+        let Some(entry) = page.first() else {
             return Ok(owners);
         };
-        from = Some(keys::after_owned_by(&owner));
-        owners.push(owner);
+        if let Some((owner, _)) = keys::owned_of(&entry.key) {
+            owners.push(owner);
+        }
+        // By what is there, whatever it means: the same page again would never end.
+        let next = keys::after_owned_like(&entry.key);
+        if from.as_ref().is_some_and(|from| *from >= next) {
+            return Ok(owners);
+        }
+        from = Some(next);
     }
 }
 
@@ -278,6 +285,32 @@ impl Drop for Claiming<'_> {
     }
 }
 
+/// The definition of an execution; `None`, and said so, if there is none that this node understands.
+async fn legible(
+    node: &Arc<Node>,
+    takeover: &Takeover,
+    id: Id,
+    digest: &str,
+) -> Result<Option<Vec<u8>>, Unsettled> {
+    let execution = text_of(id);
+    let Some(definition) = definition(node, takeover, digest).await? else {
+        warn!(
+            execution,
+            "the definition of an execution is missing in etcd"
+        );
+        return Ok(None);
+    };
+    if let Err(error) = node.workflows.catalog.machine_of(digest, &definition) {
+        let error = crate::chain(&error);
+        warn!(
+            execution,
+            error, "the definition of an execution can't be read here"
+        );
+        return Ok(None);
+    }
+    Ok(Some(definition))
+}
+
 async fn try_claim(
     node: &Arc<Node>,
     takeover: &Arc<Takeover>,
@@ -285,8 +318,15 @@ async fn try_claim(
     from: &From,
 ) -> Result<(), Unsettled> {
     let executions_max = node.config.workflow.executions_max;
+    // One's own is looked for again: nobody else can take it.
+    let put_off = || {
+        if matches!(from, From::Myself) {
+            takeover.has_strays.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    };
     if node.workflows.live.count() >= executions_max || takeover.tenure_now().is_none() {
-        return Ok(());
+        return put_off();
     }
     if let Some(stored) = node.store.execution(id)?
         && stored.status == Status::Running.number()
@@ -306,13 +346,8 @@ async fn try_claim(
     let Some(head) = head else {
         return Ok(());
     };
-    let Some(definition) = definition(node, takeover, &head.digest).await? else {
-        let execution = text_of(id);
-        warn!(
-            execution,
-            "the definition of an execution is missing in etcd"
-        );
-        return Ok(());
+    let Some(definition) = legible(node, takeover, id, &head.digest).await? else {
+        return put_off();
     };
     if let From::Gone { is_last: false, .. } = from
         && lacks_functions(node, &definition)
@@ -375,7 +410,7 @@ async fn change_head(
     let member: Member = (head.summary.group(id), id);
     let former = std::mem::replace(&mut head.node, takeover.node.clone());
     head.area.clone_from(&takeover.area);
-    head.epoch += 1;
+    head.epoch = head.epoch.saturating_add(1);
     head.summary.epoch = head.epoch;
     head.summary.node.clone_from(&takeover.node);
     head.summary.is_shared = true;

@@ -232,7 +232,7 @@ impl Copy {
 
     /// Takes the execution out of etcd: from then on it goes on here only.
     async fn withdraw(&self, why: &str) -> Result<(), CopyError> {
-        self.remove(false).await?;
+        self.remove().await?;
         let mut state = self.held.state();
         if state.sharing == Sharing::Shared {
             let id = text_of(self.id);
@@ -243,8 +243,8 @@ impl Copy {
     }
 
     /// Removes the execution from etcd, if it is this node's; for one that others have had, leaves
-    /// word of that if it `is_over`.
-    async fn remove(&self, is_over: bool) -> Result<(), CopyError> {
+    /// word of that: they would take it for one that never got there, and run it again.
+    async fn remove(&self) -> Result<(), CopyError> {
         let key = keys::head(self.id);
         loop {
             let state = self.held.state().clone();
@@ -263,7 +263,7 @@ impl Copy {
                 .delete(&keys::owned(&self.takeover.node, (state.group, self.id)))
                 .delete_all(&keys::journal(self.id))
                 .else_get(&key);
-            write = match is_over && state.has_moved {
+            write = match state.has_moved {
                 false => write.delete(&key),
                 true => match self.takeover.remembered().await {
                     Ok(lease) => write.put(&key, &self.last_word(state.epoch), Some(lease)),
@@ -300,7 +300,7 @@ impl Copy {
     /// the next start does.
     pub(crate) fn release(self) {
         tokio::spawn(async move {
-            let _ = self.remove(true).await;
+            let _ = self.remove().await;
             self.takeover.held().remove(&self.id);
         });
     }
@@ -358,8 +358,16 @@ impl Takeover {
             return copy;
         }
         let key = keys::record(id, 0);
-        let done = self.create(id, &what, |write| write.put(&key, record, None));
-        match done.await {
+        let create = || self.create(id, &what, |write| write.put(&key, record, None));
+        let mut done = create().await;
+        for _ in 1..CREATIONS_MAX {
+            // It may be done yet: whichever is done first is the only one.
+            match &done {
+                Err(error) if !is_undone(error) => done = create().await,
+                _ => break,
+            }
+        }
+        match done {
             Ok(Some(revision)) => copy.held.state().revision = revision,
             // It was there before: of an earlier try of which nothing was heard.
             Ok(None) => {}
@@ -449,6 +457,9 @@ impl Takeover {
         Ok(lease)
     }
 }
+
+/// How often an execution is written to etcd whose answers are late.
+const CREATIONS_MAX: usize = 3;
 
 /// Whether etcd has certainly not done what it was asked.
 fn is_undone(error: &EtcdError) -> bool {

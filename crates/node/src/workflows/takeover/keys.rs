@@ -77,10 +77,13 @@ pub(super) fn owned_of(key: &str) -> Option<(String, Member)> {
     Some((decoded(node)?, (id_of(group)?, id_of(id)?)))
 }
 
-/// The first key after those of a node's executions.
-pub(super) fn after_owned_by(node: &str) -> String {
+/// The first key after those of the same node as this one, which begins with [`OWNED`], whatever else
+/// it is.
+pub(super) fn after_owned_like(key: &str) -> String {
+    let rest = key.strip_prefix(OWNED).unwrap_or_default();
+    let node = rest.split('/').next().unwrap_or_default();
     // The character after '/'.
-    format!("{OWNED}{}0", encoded(node))
+    format!("{OWNED}{node}0")
 }
 
 pub(super) fn definition(digest: &str) -> String {
@@ -153,9 +156,15 @@ mod tests {
             assert_eq!(node_of(&node(key)).as_deref(), Some(key));
             let read = owned_of(&owned(key, member));
             assert_eq!(read, Some((key.to_owned(), member)));
-            assert!(owned(key, (u128::MAX, u128::MAX)) < after_owned_by(key));
+            let last = owned(key, (u128::MAX, u128::MAX));
+            assert!(last < after_owned_like(&owned(key, member)));
         }
-        assert!(after_owned_by("a") <= owned("a0", (0, 0)));
+        assert!(after_owned_like(&owned("a", member)) <= owned("a0", (0, 0)));
+        // What no node has written.
+        for key in ["a:b/x", "a:b", "", "/"] {
+            let key = format!("{OWNED}{key}");
+            assert!(after_owned_like(&key) > key);
+        }
         assert_eq!(sequence_of(&record(id, 12)), Some(12));
         // Numbers are in order where keys are.
         assert!(record(id, 9) < record(id, 10));

@@ -115,10 +115,18 @@ async fn settle(
                 None => continue,
             }
         };
-        let head = Head::decode(&entry.value);
-        let Some(head) = head.filter(|head| head.node == takeover.node) else {
-            return Ok(Whose::Lost);
+        let Some(head) = Head::decode(&entry.value) else {
+            // Of another version, maybe: what can't be read is no reason to forget anything.
+            let execution = text_of(stored.id);
+            warn!(
+                execution,
+                "what etcd has of an execution can't be read; it stands still"
+            );
+            return Err(RunError::Away.into());
         };
+        if head.node != takeover.node {
+            return Ok(Whose::Lost);
+        }
         if head.is_over {
             // What it says is for others; the execution goes on after its end.
             let state = State {
@@ -194,7 +202,7 @@ async fn take_back(
     (revision, mut head): (u64, Head),
 ) -> Result<Option<Copy>, Unsettled> {
     let id = stored.id;
-    head.epoch += 1;
+    head.epoch = head.epoch.saturating_add(1);
     let member = (head.summary.group(id), id);
     let prefix = keys::journal(id);
     let write = Transaction::default()
@@ -314,7 +322,11 @@ pub(super) async fn look_after(node: Arc<Node>) {
                     compare(&node, takeover).await?;
                     adopt_strays(&node, takeover).await
                 };
-                match done.await {
+                let done = done.await;
+                if done.is_err() {
+                    takeover.has_strays.store(true, Ordering::Relaxed);
+                }
+                match done {
                     Ok(()) => looked_at = tenure,
                     Err(Unsettled::Etcd(error)) => {
                         let error = crate::chain(&*error);

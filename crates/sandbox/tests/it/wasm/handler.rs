@@ -47,7 +47,7 @@ fn named(name: &str, result: &str, body: &str) -> String {
   (type $record (record (field "function-name" string) (field "request-id" string)
     (field "memory-mb" u32) (field "deadline" float64)))
   (export $context "context" (type $record))
-  (type $texts (record (field "kind" string) (field "message" string)))
+  (type $texts (record (field "name" string) (field "message" string)))
   (export $failure "failure" (type $texts))
   (func $handle (param "params" string) (param "context" $context)
       (result (result {result} (error $failure)))
@@ -90,7 +90,7 @@ async fn a_function_is_given_its_context() {
 }
 
 #[tokio::test]
-async fn a_failure_has_a_kind_and_a_message() {
+async fn a_failure_has_a_name_and_a_message() {
     let wasm = wasm();
     let sandbox = wasm.start(handler("(call $failure)")).await;
     let failed = error(&sandbox).await;
