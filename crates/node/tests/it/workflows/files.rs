@@ -2,39 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{ended, express, register, start};
+use super::reading::{items, over, refused};
+use super::{ended, register, start};
+use crate::support::node;
 use crate::support::server::{ok, serve};
-use crate::support::{Node, node};
-
-/// A Map over what a reader reads; each item is its own result.
-fn over(reader: Value) -> Value {
-    json!({"StartAt": "Map", "States": {"Map": {
-        "Type": "Map",
-        "ItemReader": reader,
-        "ItemProcessor": {
-            "ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "EXPRESS"},
-            "StartAt": "Each", "States": {"Each": {"Type": "Pass", "End": true}},
-        },
-        "End": true,
-    }}})
-}
-
-#[track_caller]
-fn items(node: &Node, reader: Value) -> Value {
-    register(node, "w", &over(reader));
-    let reply = express(node, "w", json!({}));
-    assert_eq!(reply["Status"], "SUCCEEDED", "{reply}");
-    reply["Output"].clone()
-}
-
-#[track_caller]
-fn refused(node: &Node, reader: Value, word: &str) {
-    register(node, "w", &over(reader));
-    let reply = express(node, "w", json!({}));
-    assert_eq!(reply["Error"], "States.ItemReaderFailed", "{reply}");
-    let cause = reply["Cause"].as_str().unwrap_or_default();
-    assert!(cause.contains(word), "{reply}");
-}
 
 #[test]
 fn items_are_read_from_files_in_each_form() {

@@ -11,6 +11,7 @@ mod handover;
 mod objects;
 mod peer;
 mod places;
+mod reading;
 mod routes;
 mod takeover;
 

@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use serde_json::{Value, json};
 
+use super::reading::{items_of, over, refused};
 use super::{ended, express, register, start};
 use crate::support::s3::{Mood, S3, s3};
 use crate::support::server::{Answer, Server, head, ok, serve};
@@ -13,40 +14,10 @@ const GET: &str = "arn:aws:states:::s3:getObject";
 const LIST: &str = "arn:aws:states:::s3:listObjectsV2";
 const PUT: &str = "arn:aws:states:::s3:putObject";
 
-/// A Map over what a reader reads; each item is its own result.
-fn over(reader: Value) -> Value {
-    json!({"StartAt": "Map", "States": {"Map": {
-        "Type": "Map",
-        "ItemReader": reader,
-        "ItemProcessor": {
-            "ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "EXPRESS"},
-            "StartAt": "Each", "States": {"Each": {"Type": "Pass", "End": true}},
-        },
-        "End": true,
-    }}})
-}
-
 /// A node whose workflows may use this bucket of the store.
 fn user(s3: &S3, buckets: &str) -> Node {
     s3.known_to(node().set("workflow.s3.buckets", buckets))
         .start()
-}
-
-#[track_caller]
-fn items(node: &Node, reader: Value, input: Value) -> Value {
-    register(node, "w", &over(reader));
-    let reply = express(node, "w", input);
-    assert_eq!(reply["Status"], "SUCCEEDED", "{reply}");
-    reply["Output"].clone()
-}
-
-#[track_caller]
-fn refused(node: &Node, reader: Value, word: &str) {
-    register(node, "w", &over(reader));
-    let reply = express(node, "w", json!({}));
-    assert_eq!(reply["Error"], "States.ItemReaderFailed", "{reply}");
-    let cause = reply["Cause"].as_str().unwrap_or_default();
-    assert!(cause.contains(word), "{reply}");
 }
 
 fn get(key: &str, config: Value) -> Value {
@@ -61,7 +32,7 @@ fn items_are_read_from_an_object_in_each_form() {
     s3.put("data", "in/a.csv", "id;name\n1;\"a; b\"\n2;c\n3;d\n");
     let node = user(&s3, "other, data");
     let rows = json!({"InputType": "JSON", "ItemsPointer": "/rows"});
-    let read = items(&node, get("in/a.json", rows), json!({}));
+    let read = items_of(&node, get("in/a.json", rows), json!({}));
     assert_eq!(read, json!([1, "two", null]));
     let by_path = json!({
         "Resource": GET,
@@ -69,7 +40,7 @@ fn items_are_read_from_an_object_in_each_form() {
         "ReaderConfig": {"InputType": "JSONL"},
     });
     let input = json!({"bucket": "data", "name": "a b"});
-    let read = items(&node, by_path, input.clone());
+    let read = items_of(&node, by_path, input.clone());
     assert_eq!(read, json!([{"n": 1}, {"n": 2}]));
     let mut by_expression = over(json!({
         "Resource": GET,
@@ -95,7 +66,7 @@ fn objects_themselves_are_items_or_what_is_in_them() {
     s3.put("data", "out.json", "[0]");
     let node = user(&s3, "data");
     let list = |prefix: &str, config: Value| json!({"Resource": LIST, "Parameters": {"Bucket": "data", "Prefix": prefix}, "ReaderConfig": config});
-    let read = items(&node, list("in/", json!({})), json!({}));
+    let read = items_of(&node, list("in/", json!({})), json!({}));
     let listed: Vec<_> = read
         .as_array()
         .unwrap()
@@ -113,15 +84,18 @@ fn objects_themselves_are_items_or_what_is_in_them() {
     );
     assert!(read[0]["LastModified"].is_u64(), "{read}");
     let whole = json!({"Resource": LIST, "Parameters": {"Bucket": "data"}});
-    assert_eq!(items(&node, whole, json!({})).as_array().unwrap().len(), 4);
-    let read = items(&node, list("in/", json!({"MaxItems": 2})), json!({}));
+    assert_eq!(
+        items_of(&node, whole, json!({})).as_array().unwrap().len(),
+        4
+    );
+    let read = items_of(&node, list("in/", json!({"MaxItems": 2})), json!({}));
     assert_eq!(read.as_array().unwrap().len(), 2);
     assert_eq!(
-        items(&node, list("nothing/", json!({})), json!({})),
+        items_of(&node, list("nothing/", json!({})), json!({})),
         json!([])
     );
     let loaded = json!({"InputType": "JSON", "Transformation": "LOAD_AND_FLATTEN"});
-    let read = items(&node, list("in/", loaded), json!({}));
+    let read = items_of(&node, list("in/", loaded), json!({}));
     assert_eq!(read, json!([1, 2, 3, {"Key": "four", "Value": 4}]));
 }
 
@@ -158,7 +132,7 @@ fn an_inventory_gives_what_it_lists() {
         {"Bucket": "data", "Key": "a.txt", "Size": "1"},
         {"Bucket": "data", "Key": "b.txt", "Size": "2"},
     ]);
-    assert_eq!(items(&node, reader.clone(), json!({})), expected);
+    assert_eq!(items_of(&node, reader.clone(), json!({})), expected);
     s3.put("data", "inventory/2.csv.gz", "not packed");
     refused(&node, reader, "unpacking s3://data/inventory/2.csv.gz");
 }
@@ -252,7 +226,7 @@ fn workflows_reach_what_they_may_and_no_more() {
         .start();
     let json = json!({"InputType": "JSON"});
     assert_eq!(
-        items(&node, get("mine/a.json", json.clone()), json!({})),
+        items_of(&node, get("mine/a.json", json.clone()), json!({})),
         json!([1])
     );
     let get = |key: &str| get(key, json.clone());
@@ -362,12 +336,12 @@ fn lists_are_read_page_by_page_and_not_without_end() {
     });
     let node = with(&server, 60.0);
     let list = |prefix: &str, config: Value| json!({"Resource": LIST, "Parameters": {"Bucket": "data", "Prefix": prefix}, "ReaderConfig": config});
-    let read = items(&node, list("", json!({})), json!({}));
+    let read = items_of(&node, list("", json!({})), json!({}));
     let item =
         |key: &str| json!({"Key": key, "Size": 1, "Etag": "\"e\"", "LastModified": 1_796_083_200});
     assert_eq!(read, json!([item("a"), item("b")]));
     let asked = server.requests();
-    let read = items(&node, list("", json!({"MaxItems": 1})), json!({}));
+    let read = items_of(&node, list("", json!({"MaxItems": 1})), json!({}));
     assert_eq!((read, server.requests()), (json!([item("a")]), asked + 1));
     let hasty = with(&server, 0.5);
     refused(&hasty, list("endless", json!({})), "object_store.timeout");
